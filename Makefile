@@ -1,0 +1,85 @@
+# Every command of the book. `make` alone lists them. Works with GNU make 3.81, which macOS still ships.
+.DEFAULT_GOAL := help
+.PHONY: help setup book test sync execute html serve check lock address clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+PY := $(BIN)/python
+
+# Chapters run in the environment's own kernel, and draw where a notebook draws, whatever the caller's shell says. Only
+# `make execute` lets them write trained models.
+unexport MPLBACKEND JUPYTER_PATH DDPM_NB_WRITE_WEIGHTS
+export JUPYTER_PREFER_ENV_PATH := 1
+# Python's own warnings about the debugger in frozen modules are noise in every kernel start.
+export PYDEVD_DISABLE_FILE_VALIDATION := 1
+
+# A clock for the last line of a command; it starts after the set-up.
+START = @mkdir -p _build && date +%s > _build/started
+
+# The site is always built from a copy in _build/src, from nothing: leftovers would hide a warning. A build that "works" but
+# leaves no page is a failure too (tools/report.py).
+COPY = @rm -rf _build/src && mkdir -p _build/src && cp -Rp book _config.yml _toc.yml _build/src/
+BUILD_SITE = @rm -rf _build/html _build/.doctrees _build/jupyter_execute && \
+	$(BIN)/jupyter-book build _build/src --path-output . -W -n --keep-going
+
+help: ## list the commands
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
+
+setup: ## make or renew .venv (the other commands do it themselves)
+	@command -v $(PYTHON) >/dev/null || { echo "setup: no $(PYTHON) on the PATH: Python 3.11 or newer is needed" >&2; exit 1; }
+	@$(PYTHON) tools/setup_env.py
+
+book: setup ## run copies of all chapters and build the site from them (changes no tracked file)
+	$(START)
+	$(COPY)
+	@$(PY) -m tools.execute _build/src
+	$(BUILD_SITE)
+	@$(PY) -m tools.report book
+
+test: setup ## every check: the site, the tests, every chapter run and compared with its stored outputs
+	$(START)
+	$(COPY)
+	$(BUILD_SITE)
+	@echo "== tests"
+	@$(PY) -m pytest --junitxml=_build/tests.xml -q
+	@echo "== chapters run and compared with their stored outputs"
+	@$(PY) -m tools.report nbval
+	@$(PY) -m tools.report test
+
+sync: setup ## bring the two views of each chapter together (book/x.ipynb and ddpm_nb/x.py)
+	@$(PY) -m tools.sync $(if $(FROM),--from $(FROM))
+
+execute: setup ## run all chapters (or CHAPTERS="forward loss") and store their outputs and models
+	@$(PY) -m tools.sync
+	@DDPM_NB_WRITE_WEIGHTS=1 $(PY) -m tools.execute . $(CHAPTERS)
+
+html: setup ## build the site from the stored outputs
+	$(START)
+	$(COPY)
+	$(BUILD_SITE)
+	@$(PY) -m tools.report html
+
+serve: ## show the built site at http://localhost:8000
+	@$(PY) -m http.server --bind 127.0.0.1 --directory _build/html 8000
+
+check: setup ## the fast checks: pairs, lint, types, spelling, links, alt text
+	$(START)
+	@$(PY) -m tools.sync --check
+	@$(PY) -m ruff check --quiet
+	@$(PY) -m ruff format --check --quiet || { echo "make check: run .venv/bin/ruff format, then make sync"; exit 1; }
+	@$(PY) -m mypy --strict
+	@$(PY) -m codespell_lib
+	@$(PY) -m tools.pages
+	@$(PY) -m pytest -q -m fast
+	@$(PY) -m tools.report check
+
+lock: setup ## renew requirements.txt with the newest versions that pyproject.toml allows
+	@$(PY) -m tools.lock
+
+address: setup ## set the repository's address everywhere: make address REPO=owner/name
+	@$(PY) -m tools.address "$(REPO)"
+
+clean: ## remove what was built (the environment stays; remove .venv by hand)
+	@rm -rf _build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	@find book ddpm_nb tools tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	@echo "make clean: what was built is gone"

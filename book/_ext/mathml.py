@@ -1,0 +1,78 @@
+r"""Set the book's mathematics as MathML while the site is built.
+
+A page then needs no script and no other host to show an equation, a screen reader can read it, and a formula
+that cannot be set stops a strict build instead of reaching the reader.
+
+Equation numbers, ids and permalinks are made exactly as Sphinx's own renderers make them.
+"""
+
+from __future__ import annotations
+
+import re
+from html import escape
+from typing import TYPE_CHECKING
+
+from docutils import nodes
+from math_core import LatexError, LatexToMathML
+from sphinx.locale import _
+from sphinx.util import logging
+from sphinx.util.math import get_node_equation_number
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+    from sphinx.util.typing import ExtensionMetadata
+    from sphinx.writers.html5 import HTML5Translator
+
+# Chromium does not stretch a bracket that carries a script itself, as in \bigr)^2, but does so in a row.
+BRACKET_WITH_SCRIPT = re.compile(r"(<(?:msup|msub|msubsup)>)(<mo\b[^>]*\bminsize=[^>]*>[^<]*</mo>)")
+
+logger = logging.getLogger(__name__)
+
+
+def to_mathml(tex: str, *, display: bool, macros: dict[str, str] | None = None) -> str:
+    """Return `tex` as a `<math>` element that carries its TeX source; raise `LatexError` if it cannot be set."""
+    # Unknown commands stay errors. The annotation is not drawn: it is there for those who copy.
+    converter = LatexToMathML(annotation=True, fancy_error=False, macros=macros or {})
+    mathml = converter.convert_with_local_state(tex.strip(), displaystyle=display)
+    return BRACKET_WITH_SCRIPT.sub(r"\1<mrow>\2</mrow>", mathml)
+
+
+def _convert(translator: HTML5Translator, node: nodes.Element, *, display: bool) -> str:
+    tex = node.astext()
+    try:
+        return to_mathml(tex, display=display, macros=translator.config.mathml_macros)
+    except LatexError as error:
+        logger.warning(
+            "formula cannot be set: %s in: %s", error, tex.strip(), location=node, type="mathml"
+        )
+        return f'<code class="math-error">{escape(tex)}</code>'
+
+
+def visit_math(translator: HTML5Translator, node: nodes.math) -> None:
+    translator.body.append(
+        translator.starttag(node, "span", "", CLASS="math notranslate nohighlight")
+    )
+    translator.body.append(_convert(translator, node, display=False) + "</span>")
+    raise nodes.SkipNode
+
+
+def visit_displaymath(translator: HTML5Translator, node: nodes.math_block) -> None:
+    translator.body.append(
+        translator.starttag(node, "div", "", CLASS="math notranslate nohighlight")
+    )
+    if node["number"]:
+        number = get_node_equation_number(translator, node)
+        translator.body.append(f'<span class="eqno">({number})')
+        translator.add_permalink_ref(node, _("Link to this equation"))
+        translator.body.append("</span>")
+    # The box that scrolls is inside, so that the number stays in sight beside a long equation.
+    translator.body.append(
+        '<div class="math-scroll">' + _convert(translator, node, display=True) + "</div></div>\n"
+    )
+    raise nodes.SkipNode
+
+
+def setup(app: Sphinx) -> ExtensionMetadata:
+    app.add_config_value("mathml_macros", {}, "html", types=[dict])
+    app.add_html_math_renderer("mathml", (visit_math, None), (visit_displaymath, None))
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

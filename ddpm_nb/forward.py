@@ -1,0 +1,653 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # From data to noise: the forward process
+#
+# **The question.** How can we turn a picture into pure noise in steps so small that each of them can later be undone? And how do we reach step $t$ without walking there?
+#
+# **What you bring.** The normal distribution $\mathcal N(\mu, \sigma^2)$, and two rules for independent random numbers: means add, variances add.
+#
+# **What you take away.** One step of the forward process, the two usual noise schedules, and a formula that jumps from the picture $x_0$ to any $x_t$ at once. You will have its proof, its code, and a test that fails when the code is wrong.
+
+# %% tags=["active-ipynb"]
+# # In Colab this installs the book's package. Where the package is there already, nothing happens.
+# import importlib.util
+#
+# if importlib.util.find_spec("ddpm_nb") is None:
+#     %pip install --quiet --no-deps "ddpm_nb @ git+https://github.com/ddpm_nb/ddpm_nb"
+
+# %%
+"""The forward process: noise schedules, one step, and the jump from x_0 to x_t.
+
+t runs from 1 to T, as in the paper (Ho, Jain and Abbeel, 2020). Tables have T + 1 entries, and entry 0 means
+"no noise yet", so the code reads like the equations.
+"""
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+# %% [markdown]
+# ## One step
+#
+# Let $x_0$ be a data point: a picture, written as a list of numbers between $-1$ and $1$. The forward process makes a chain $x_0 \to x_1 \to \dots \to x_T$. Each step shrinks what is there a little and adds a little fresh noise:
+#
+# $$
+# x_t = \sqrt{1-\beta_t}\; x_{t-1} + \sqrt{\beta_t}\; w_t, \qquad w_t \sim \mathcal N(0, I).
+# $$ (def-step)
+#
+# The number $\beta_t$, between 0 and 1, says how much noise step $t$ adds. The noise $w_t$ is drawn anew at every step, independent of everything before. We call it $w$, as in *walk*; the letter $\varepsilon$ is kept for something else, further down.
+#
+# The same step, written as a conditional density: given $x_{t-1}$, the next point is normal with mean $\sqrt{1-\beta_t}\,x_{t-1}$ and variance $\beta_t$ in every coordinate,
+#
+# $$
+# q(x_t \mid x_{t-1}) = \mathcal N\bigl(x_t;\ \sqrt{1-\beta_t}\,x_{t-1},\ \beta_t I\bigr).
+# $$
+#
+# **Why the square roots?** Look at one coordinate, and at its variance. Multiplying a random number by $c$ multiplies its variance by $c^2$, and the variances of independent numbers add:
+#
+# $$
+# \operatorname{Var}[x_t] = (1-\beta_t)\operatorname{Var}[x_{t-1}] + \beta_t .
+# $$ (eq-variance)
+#
+# If $\operatorname{Var}[x_{t-1}] = 1$, the right-hand side is $1-\beta_t+\beta_t = 1$. The noise takes over, but the numbers neither grow nor shrink, and the network that has to look at them sees the same scale at every $t$. A variance that is not 1 moves towards 1: subtract 1 on both sides and you get $\operatorname{Var}[x_t]-1 = (1-\beta_t)(\operatorname{Var}[x_{t-1}]-1)$.
+
+# %% [markdown]
+# ## The schedule: how much noise, and when
+#
+# The numbers $\beta_1, \dots, \beta_T$ are chosen by hand before training. The notes that this book follows compare them with a learning rate. That helps in one way: both are small numbers, set in advance, that say how big a step is. It fails in another: a learning rate changes how fast a network learns, while the $\beta_t$ change *what it has to learn*.
+#
+# Two products of them appear everywhere:
+#
+# $$
+# \alpha_t = 1-\beta_t, \qquad \bar\alpha_t = \prod_{s=1}^{t} \alpha_s, \qquad \bar\alpha_0 = 1 .
+# $$ (def-alpha-bar)
+#
+# Read $\bar\alpha_t$ as "how much of the picture is left at time $t$". It starts at 1 and falls at every step.
+#
+# **The linear schedule** is the paper's. The $\beta_t$ lie on a straight line from $\beta_1 = 0.0001$ to $\beta_T = 0.02$, with $T = 1000$:
+#
+# $$
+# \beta_t = \beta_1 + \frac{t-1}{T-1}\,(\beta_T - \beta_1) .
+# $$ (def-linear)
+#
+# **The cosine schedule** (Nichol and Dhariwal, 2021) says instead how $\bar\alpha_t$ should fall, and takes the $\beta_t$ that make it so:
+#
+# $$
+# f(t) = \cos^2\!\left(\frac{t/T+s}{1+s}\cdot\frac{\pi}{2}\right), \qquad
+# \beta_t = \min\!\left(1-\frac{f(t)}{f(t-1)},\ 0.999\right), \qquad s = 0.008 .
+# $$ (def-cosine)
+#
+# Up to the cap this gives $\bar\alpha_t = f(t)/f(0)$, because the product telescopes. The cap is needed at the very end: $f(T) = 0$, so without it $\beta_T$ would be 1, and the last step would wipe out what is left in one blow. The small offset $s$ keeps the first $\beta_t$ from being too tiny.
+#
+# In the code a schedule is three tables. They hold $T+1$ numbers, and number 0 stands for "no noise yet": $\beta_0 = 0$ and $\bar\alpha_0 = 1$. So `alpha_bar[t]` *is* $\bar\alpha_t$, and nobody has to remember an off-by-one.
+
+# %%
+@dataclass(frozen=True, eq=False, init=False)
+class Schedule:
+    """A noise schedule: the tables beta, alpha and alpha_bar, for t = 0 ... T.
+
+    Entry 0 of each table means "no noise yet": ``beta[0] = 0``, ``alpha[0] = alpha_bar[0] = 1``.
+
+    Args:
+        beta: beta_1 ... beta_T, T numbers strictly between 0 and 1.
+
+    Attributes:
+        T: the number of steps.
+        beta: (T + 1,) float64, the variance of the noise that step t adds.
+        alpha: (T + 1,) float64, 1 - beta.
+        alpha_bar: (T + 1,) float64, the product of alpha_1 ... alpha_t.
+
+    Raises:
+        ValueError: if `beta` is not a list of numbers strictly between 0 and 1.
+
+    Equation: def-alpha-bar. Paper: section 2.
+    """
+
+    T: int
+    beta: Tensor
+    alpha: Tensor
+    alpha_bar: Tensor
+
+    def __init__(self, beta: Tensor | Sequence[float]) -> None:
+        steps = torch.as_tensor(beta, dtype=torch.float64)
+        if steps.dim() != 1 or len(steps) == 0:
+            raise ValueError(
+                f"beta: expected beta_1 ... beta_T in one dimension, got shape {tuple(steps.shape)}"
+            )
+        # Written so that NaN fails too: every comparison with NaN is false.
+        good = (steps > 0) & (steps < 1)
+        if not good.all():
+            first = int(good.logical_not().nonzero()[0])
+            raise ValueError(
+                f"beta: expected numbers strictly between 0 and 1, got beta_{first + 1} = {steps[first]:g}"
+            )
+        table = torch.cat([steps.new_zeros(1), steps])
+        object.__setattr__(self, "T", len(steps))
+        object.__setattr__(self, "beta", table)
+        object.__setattr__(self, "alpha", 1 - table)
+        object.__setattr__(self, "alpha_bar", torch.cumprod(1 - table, dim=0))
+
+    @classmethod
+    def linear(cls, T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> Self:
+        """Return the paper's schedule: beta rises on a straight line from beta_1 to beta_T.
+
+        Raises:
+            ValueError: if T is not a positive integer, or a beta lies outside (0, 1).
+
+        Equation: def-linear. Paper: section 4.
+        """
+        return cls(torch.linspace(beta_1, beta_T, _positive(T), dtype=torch.float64))
+
+    @classmethod
+    def cosine(cls, T: int = 1000, s: float = 0.008) -> Self:
+        """Return the schedule whose alpha_bar falls like a squared cosine; every beta is at most 0.999.
+
+        Raises:
+            ValueError: if T is not a positive integer, or s is negative.
+
+        Equation: def-cosine. Source: Nichol and Dhariwal (2021), equation 17.
+        """
+        if s < 0:
+            raise ValueError(f"s: expected a number >= 0, got {s}")
+        t = torch.arange(_positive(T) + 1, dtype=torch.float64)
+        f = torch.cos((t / T + s) / (1 + s) * math.pi / 2) ** 2
+        return cls((1 - f[1:] / f[:-1]).clamp(max=0.999))
+
+    @property
+    def log_snr(self) -> Tensor:
+        """Natural logarithm of the signal-to-noise ratio, (T + 1,) float64; infinite at t = 0.
+
+        Equation: def-snr.
+        """
+        return torch.logit(self.alpha_bar)
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the same schedule with its tables on `device` (float32 on MPS, which has no float64)."""
+        dtype = torch.float32 if torch.device(device).type == "mps" else torch.float64
+        moved = copy.copy(self)
+        for name in ("beta", "alpha", "alpha_bar"):
+            object.__setattr__(moved, name, getattr(self, name).to(device, dtype))
+        return moved
+
+
+def _positive(T: int) -> int:
+    if not isinstance(T, int) or isinstance(T, bool) or T < 1:
+        raise ValueError(f"T: expected a positive integer, got {T!r}")
+    return T
+
+
+# %% [markdown]
+# A batch usually holds pictures at different times: `t` is then one integer a picture. The tables are looked up in float64, and every factor is worked out in float64 too; only the finished factor is cast to the type of the picture. (The section on slips shows what goes wrong otherwise.) Two small helpers do this for every equation of the book.
+
+# %%
+def check_t(t: int | Tensor, schedule: Schedule, lowest: int = 1) -> int | Tensor:
+    """Return t if it is an integer (or a tensor of them) in lowest ... T, and complain if it is not.
+
+    The values of a tensor on an accelerator are not looked at: that would make the computer wait for it.
+
+    Raises:
+        TypeError: if t is neither an int nor an int64 tensor.
+        ValueError: if t leaves its range.
+    """
+    if isinstance(t, Tensor):
+        if t.dtype != torch.int64:
+            raise TypeError(f"t: expected an int or an int64 tensor, got a tensor of {t.dtype}")
+        if t.device.type != "cpu" or t.numel() == 0:
+            return t
+        low, high = int(t.min()), int(t.max())
+    elif isinstance(t, int) and not isinstance(t, bool):
+        low = high = t
+    else:
+        raise TypeError(f"t: expected an int or an int64 tensor, got {type(t).__name__}")
+    if low < lowest or high > schedule.T:
+        raise ValueError(f"t: expected {lowest} ... {schedule.T}, got values from {low} to {high}")
+    return t
+
+
+def per_picture(value: Tensor, x: Tensor) -> Tensor:
+    """Shape one number a picture, (B,) or (), so that it multiplies x, (B, ...), picture by picture.
+
+    Returns a tensor (B, 1, ..., 1), or () for a number that all pictures share, in x's dtype and on x's device.
+
+    Raises:
+        ValueError: if the number of values is neither one for all nor one a picture.
+    """
+    if value.dim() == 0:
+        return value.to(x)
+    if value.shape != x.shape[:1]:
+        raise ValueError(
+            f"t: expected one value a picture, shape ({len(x)},), got shape {tuple(value.shape)}"
+        )
+    return value.to(x).reshape(-1, *[1] * (x.dim() - 1))
+
+
+# %% [markdown]
+# Now one step, [def-step](#def-step), in code. The noise comes in as an argument: the function is then the equation and nothing else, and a test can hand in any noise it likes.
+
+# %%
+def q_step(x_prev: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) -> Tensor:
+    """Take one step of the forward process, from x_{t-1} to x_t.
+
+    Args:
+        x_prev: (B, ...) the points x_{t-1}.
+        t: an int, or (B,) int64, in 1 ... T.
+        noise: (B, ...) w_t, standard normal: the noise of this one step.
+        schedule: the noise schedule.
+
+    Returns:
+        (B, ...) x_t.
+
+    Equation: def-step. Paper: equation 2.
+    """
+    beta = schedule.beta[check_t(t, schedule)]
+    return per_picture((1 - beta).sqrt(), x_prev) * x_prev + per_picture(beta.sqrt(), noise) * noise
+
+
+# %% [markdown]
+# Here are both schedules, and what they do to a picture's share $\bar\alpha_t$.
+
+# %% mystnb={"image": {"alt": "Two panels against t from 0 to 1000. Left: beta. The linear schedule is a straight line up to 0.02; the cosine schedule stays below it for most of the time and shoots up at the end. Right: alpha-bar. The linear schedule has lost nearly everything by t = 600; the cosine schedule falls gently from 1 to 0 over the whole range."}} tags=["active-ipynb"]
+# import matplotlib.pyplot as plt
+#
+# from ddpm_nb import _figures as fig
+#
+# fig.use_style()
+# linear, cosine = Schedule.linear(), Schedule.cosine()
+# t = torch.arange(1001)
+#
+# figure, (left, right) = plt.subplots(1, 2)
+# for name, schedule, color in (("linear", linear, fig.BLUE), ("cosine", cosine, fig.ORANGE)):
+#     left.plot(t[1:], schedule.beta[1:], color=color)
+#     right.plot(t, schedule.alpha_bar, color=color)
+# left.set(ylim=(0, 0.05), xlabel="t", ylabel=r"$\beta_t$", title="noise added at step t")
+# right.set(xlabel="t", ylabel=r"$\bar\alpha_t$", title="share of the picture that is left")
+# fig.label_line(left, 560, 0.0135, "linear", fig.BLUE, ha="right", va="bottom")
+# fig.label_line(left, 930, 0.03, "cosine", fig.ORANGE, ha="right")
+# fig.label_line(right, 180, 0.45, "linear", fig.BLUE, ha="right")
+# fig.label_line(right, 540, 0.5, "cosine", fig.ORANGE)
+# plt.show()
+
+# %% [markdown]
+# ## Two normal numbers merge into one
+#
+# To jump over many steps we need one fact. If $u$ and $v$ are independent standard normal numbers, then a weighted sum of them is a *single* normal number:
+#
+# $$
+# a\,u + b\,v \;\sim\; \mathcal N(0,\ a^2+b^2) .
+# $$ (eq-two-gaussians)
+#
+# That the mean is 0 and the variance $a^2+b^2$ follows from the two rules above. That the sum is again *normal* is special, and needs a proof. Write $c^2 = a^2+b^2$, with $a$ and $b$ not zero. The density of a sum of two independent numbers at the point $s$ collects all ways to split $s$ into $y$ and $s-y$:
+#
+# $$
+# p(s) = \int \mathcal N(y; 0, a^2)\,\mathcal N(s-y; 0, b^2)\,dy
+#      \;\propto\; \int \exp\!\left(-\frac{1}{2}\left[\frac{y^2}{a^2}+\frac{(s-y)^2}{b^2}\right]\right)dy .
+# $$
+#
+# Multiply out the bracket and collect powers of $y$. Then complete the square:
+#
+# $$
+# \begin{aligned}
+# \frac{y^2}{a^2}+\frac{(s-y)^2}{b^2}
+# &= \frac{c^2}{a^2b^2}\,y^2 - \frac{2s}{b^2}\,y + \frac{s^2}{b^2}
+#    && \text{because } \tfrac1{a^2}+\tfrac1{b^2} = \tfrac{c^2}{a^2b^2} \\
+# &= \frac{c^2}{a^2b^2}\left(y-\frac{a^2}{c^2}s\right)^{2} - \frac{a^2}{b^2c^2}\,s^2 + \frac{s^2}{b^2}
+#    && \text{complete the square in } y \\
+# &= \frac{c^2}{a^2b^2}\left(y-\frac{a^2}{c^2}s\right)^{2} + \frac{s^2}{c^2}
+#    && \text{because } \tfrac{1}{b^2}\left(1-\tfrac{a^2}{c^2}\right) = \tfrac{1}{c^2} .
+# \end{aligned}
+# $$
+#
+# The last term has no $y$ in it and moves in front of the integral. What stays inside is a bell curve in $y$. Its area depends on its width, which is the same for every $s$, and not on where its middle lies. So the integral is a constant, and $p(s) \propto \exp(-s^2/2c^2)$: the density of $\mathcal N(0, c^2)$. For vectors of independent coordinates the same holds coordinate by coordinate. $\blacksquare$
+#
+# ## The jump: from $x_0$ to $x_t$ at once
+#
+# Walk two steps, and put the first into the second:
+#
+# $$
+# \begin{aligned}
+# x_2 &= \sqrt{\alpha_2}\,x_1 + \sqrt{\beta_2}\,w_2 && \text{one step} \\
+#     &= \sqrt{\alpha_2}\left(\sqrt{\alpha_1}\,x_0+\sqrt{\beta_1}\,w_1\right) + \sqrt{\beta_2}\,w_2 && \text{one step, for } x_1 \\
+#     &= \sqrt{\alpha_1\alpha_2}\,x_0 + \left(\sqrt{\alpha_2\beta_1}\,w_1 + \sqrt{\beta_2}\,w_2\right) && \text{sort.}
+# \end{aligned}
+# $$
+#
+# The bracket holds two independent noises. By Eq. [two Gaussians](#eq-two-gaussians) they merge into one, of variance $\alpha_2\beta_1+\beta_2 = \alpha_2(1-\alpha_1) + 1-\alpha_2 = 1-\alpha_1\alpha_2 = 1-\bar\alpha_2$. The pattern holds for every $t$:
+#
+# $$
+# x_t = \sqrt{\bar\alpha_t}\;x_0 + \sqrt{1-\bar\alpha_t}\;\varepsilon, \qquad \varepsilon \sim \mathcal N(0, I),
+# $$ (eq-forward)
+#
+# or, as a density, $q(x_t \mid x_0) = \mathcal N\bigl(x_t;\ \sqrt{\bar\alpha_t}\,x_0,\ (1-\bar\alpha_t) I\bigr)$.
+#
+# **Proof by induction.** For $t = 1$, Eq. [forward](#eq-forward) is the definition of a step, since $\bar\alpha_1 = 1-\beta_1$, with $\varepsilon = w_1$. Now let it hold for $t-1$, with some noise $\varepsilon'$ that is made of $w_1, \dots, w_{t-1}$ only. Then
+#
+# $$
+# \begin{aligned}
+# x_t &= \sqrt{\alpha_t}\,x_{t-1} + \sqrt{\beta_t}\,w_t && \text{one step} \\
+#     &= \sqrt{\alpha_t}\left(\sqrt{\bar\alpha_{t-1}}\,x_0 + \sqrt{1-\bar\alpha_{t-1}}\;\varepsilon'\right) + \sqrt{\beta_t}\,w_t && \text{the formula for } t-1 \\
+#     &= \sqrt{\bar\alpha_t}\,x_0 + \left(\sqrt{\alpha_t(1-\bar\alpha_{t-1})}\;\varepsilon' + \sqrt{\beta_t}\,w_t\right) && \alpha_t\bar\alpha_{t-1} = \bar\alpha_t .
+# \end{aligned}
+# $$
+#
+# The fresh noise $w_t$ knows nothing of $\varepsilon'$, so the two merge into one noise of variance
+#
+# $$
+# \alpha_t(1-\bar\alpha_{t-1}) + \beta_t = \alpha_t - \bar\alpha_t + 1 - \alpha_t = 1-\bar\alpha_t .
+# $$
+#
+# That is the formula for $t$. $\blacksquare$
+
+# %%
+def q_sample(x_0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) -> Tensor:
+    """Jump from x_0 straight to x_t.
+
+    Args:
+        x_0: (B, ...) data.
+        t: an int, or (B,) int64, in 0 ... T; t = 0 gives x_0 back.
+        noise: (B, ...) epsilon, standard normal: the total noise of all t steps together.
+        schedule: the noise schedule.
+
+    Returns:
+        (B, ...) x_t.
+
+    Equation: eq-forward. Paper: equation 4.
+    """
+    alpha_bar = schedule.alpha_bar[check_t(t, schedule, lowest=0)]
+    return (
+        per_picture(alpha_bar.sqrt(), x_0) * x_0
+        + per_picture((1 - alpha_bar).sqrt(), noise) * noise
+    )
+
+# %% [markdown]
+# ### Two noises, two letters
+#
+# Many readers take $\varepsilon$ for the noise of step $t$. It is not: it is the *total* noise of all $t$ steps, and each step's $w_s$ has its share in it. Follow the noise of step $s$: it enters with the factor $\sqrt{\beta_s}$, and every later step shrinks it by another $\sqrt{\alpha}$, together $\sqrt{\alpha_{s+1}\cdots\alpha_t} = \sqrt{\bar\alpha_t/\bar\alpha_s}$. So
+#
+# $$
+# \sqrt{1-\bar\alpha_t}\;\varepsilon \;=\; \sum_{s=1}^{t} \sqrt{\beta_s\,\frac{\bar\alpha_t}{\bar\alpha_s}}\;w_s .
+# $$ (eq-noise-sum)
+#
+# This is an identity between numbers, not only between distributions, so it can be checked to the last digit: walk $t$ steps with noises $w_1, \dots, w_t$, work out $\varepsilon$ from them, and jump with that $\varepsilon$. Both must arrive at the same point.
+
+# %% tags=["active-ipynb"]
+# generator = torch.Generator().manual_seed(0)
+# x_0 = torch.randn(3, dtype=torch.float64, generator=generator)
+# w = torch.randn(1001, 3, dtype=torch.float64, generator=generator)  # w[s] is the noise of step s
+#
+# x = x_0
+# for s in range(1, 501):
+#     x = q_step(x, s, w[s], linear)
+#
+# s = torch.arange(1, 501)
+# share = linear.beta[s] * linear.alpha_bar[500] / linear.alpha_bar[s]
+# noise = (share.sqrt()[:, None] * w[1:501]).sum(0) / (1 - linear.alpha_bar[500]).sqrt()
+# jump = q_sample(x_0, 500, noise, linear)
+#
+# print("walk and jump meet, to 12 digits:", torch.allclose(x, jump, rtol=0, atol=1e-12))
+# print(f"share of the last step's noise in the total at t = 500: {share[-1] / share.sum():.1%}")
+
+# %% [markdown]
+# At $t = 500$ the last step holds only about one hundredth of the total noise. Remember this when we walk back: the network will predict the *total* noise, and each step back removes only a small share of it.
+#
+# ## Jump = walk, seen
+#
+# Take numbers from two narrow bumps, one at $-1$ with weight 0.3 and one at $+1$ with weight 0.7. Let 20,000 of them walk, one step at a time. The grey histograms show where they are. The blue line is computed without any walking: by Eq. [forward](#eq-forward), each bump has moved to $\pm\sqrt{\bar\alpha_t}$ and has become wider.
+
+# %% mystnb={"image": {"alt": "Four panels for t = 0, 100, 300 and 1000. Grey histograms of 20,000 walking numbers and a blue curve computed by the jump formula lie on each other in every panel: two sharp bumps at minus one and plus one, then two wide bumps, then one lopsided hill, then the standard normal bell."}} tags=["active-ipynb"]
+# from ddpm_nb.likelihood import GaussianMixture
+#
+# bumps = GaussianMixture(weights=[0.3, 0.7], means=[[-1.0], [1.0]], stds=[0.1, 0.1])
+# x = bumps.sample(20_000, generator)
+# seen = {0: x}
+# for t in range(1, 1001):
+#     x = q_step(x, t, torch.randn(x.shape, generator=generator), linear)
+#     seen[t] = x
+#
+# grid = torch.linspace(-3.5, 3.5, 701, dtype=torch.float64)
+# figure, axes = plt.subplots(1, 4, sharex=True, figsize=(7.4, 2.2))
+# for ax, t in zip(axes, (0, 100, 300, 1000)):
+#     alpha_bar = linear.alpha_bar[t]
+#     moved = GaussianMixture(
+#         weights=bumps.weights,
+#         means=alpha_bar.sqrt() * bumps.means,
+#         stds=(alpha_bar * bumps.stds**2 + 1 - alpha_bar).sqrt(),
+#     )
+#     ax.hist(seen[t][:, 0], bins=80, range=(-3.5, 3.5), density=True, color="#b5b5b5")
+#     ax.plot(grid, moved.log_prob(grid[:, None]).exp(), color=fig.BLUE)
+#     ax.set(title=f"t = {t}", xlabel="$x_t$", yticks=[])
+#     ax.spines["left"].set_visible(False)
+# axes[0].text(-3.4, 2.2, "walk", color=fig.GREY)
+# axes[0].text(-3.4, 1.9, "jump", color=fig.BLUE)
+# plt.show()
+#
+# for t in (100, 300, 1000):
+#     alpha_bar = linear.alpha_bar[t]
+#     mean, variance = alpha_bar.sqrt() * 0.4, alpha_bar * (0.84 + 0.01) + 1 - alpha_bar
+#     error_bar = (variance / 20_000).sqrt()
+#     assert (seen[t].mean() - mean).abs() < 4 * error_bar
+#     assert (seen[t].var() / variance - 1).abs() < 4 * (2 / 20_000) ** 0.5 * 1.2
+# print("mean and variance of the walkers agree with the jump, within four error bars")
+
+# %% [markdown]
+# And on a picture. Below is a handwritten digit (from scikit-learn's set of 8×8 scans). In the first row it walks with a fresh $w_t$ at each step. In the second it jumps to each $t$ with one and the same $\varepsilon$. Any single picture differs, because the noise differs; how *much* of the digit is left is the same.
+
+# %% mystnb={"image": {"alt": "Two rows of a handwritten zero at t = 0, 50, 100, 200, 400 and 1000. In both rows the digit is clear at 50, dim at 200, a guess at 400 and gone at 1000; only the grain of the noise differs between the rows."}} tags=["active-ipynb"]
+# from sklearn.datasets import load_digits
+#
+# digit = torch.tensor(load_digits().images[0] / 8 - 1, dtype=torch.float32)[None, None]
+# times = (0, 50, 100, 200, 400, 1000)
+#
+# x, walked = digit, [digit]
+# for t in range(1, 1001):
+#     x = q_step(x, t, torch.randn(x.shape, generator=generator), linear)
+#     if t in times:
+#         walked.append(x)
+# noise = torch.randn(digit.shape, generator=generator)
+# jumped = [q_sample(digit, t, noise, linear) for t in times]
+# fig.picture_rows(
+#     [torch.cat(walked), torch.cat(jumped)], ["walk", "jump"], [f"t = {t}" for t in times], size=1.0
+# )
+# plt.show()
+
+# %% [markdown]
+# ## How much signal is left
+#
+# In Eq. [forward](#eq-forward) the signal has power $\bar\alpha_t$ (for data of unit power) and the noise has power $1-\bar\alpha_t$. Their ratio is the **signal-to-noise ratio**:
+#
+# $$
+# \operatorname{SNR}(t) = \frac{\bar\alpha_t}{1-\bar\alpha_t} .
+# $$ (def-snr)
+#
+# It falls at every step, because $\bar\alpha_t$ does. Its logarithm is the fairest clock of the process: on that axis, every value says the same about a picture, whichever schedule led there. Two schedules that pass through the same values of the SNR show the network the same family of noisy pictures; they only spend their steps differently.
+#
+# In the code it is `schedule.log_snr`. At the end the signal must be gone. Sampling will start from pure noise $\mathcal N(0, I)$, so $q(x_T \mid x_0)$ must be so close to $\mathcal N(0, I)$ that nobody can tell the two apart, whatever $x_0$ was. That asks for $\bar\alpha_T \approx 0$. It is easy to get wrong: keep the two end points of the linear schedule, but take only 100 steps between them.
+
+# %% tags=["active-ipynb"]
+# short = Schedule.linear(T=100)
+# for name, schedule in (
+#     ("linear, T = 1000", linear),
+#     ("cosine, T = 1000", cosine),
+#     ("linear, T = 100", short),
+# ):
+#     print(f"{name}:  alpha_bar_T = {schedule.alpha_bar[-1]:.1e}")
+
+# %% [markdown]
+# With $T = 100$ more than a third of the signal's power is still there at the end. A sampler that starts from pure noise then starts from a place where the forward process never arrives. When you change $T$, scale the $\beta_t$ by $1000/T$, or use the cosine schedule, which is defined through $t/T$.
+
+# %% mystnb={"image": {"alt": "Two panels. Left: log signal-to-noise ratio against t over T for three schedules. Linear with 1000 steps falls from about 9 to minus 10; cosine falls in a long even slope and dives at the end; linear with 100 steps stops near minus 0.6, far above the other two. Right: a digit noised at t over T = 0.1, 0.3, 0.5, 0.7 and 1, for each schedule; with linear T = 100 the digit is still readable at the end."}} tags=["active-ipynb"]
+# figure = plt.figure(figsize=(7.4, 2.9))
+# left, right = figure.subfigures(1, 2, width_ratios=(1, 1.15))
+# ax = left.subplots()
+# rows = []
+# for name, schedule, color in (
+#     ("linear", linear, fig.BLUE),
+#     ("cosine", cosine, fig.ORANGE),
+#     ("linear, T = 100", short, fig.GREEN),
+# ):
+#     u = torch.arange(1, schedule.T + 1) / schedule.T
+#     log_snr = schedule.log_snr[1:]
+#     ax.plot(u, log_snr, color=color)
+#     rows.append(
+#         [q_sample(digit, round(f * schedule.T), noise, schedule) for f in (0.1, 0.3, 0.5, 0.7, 1.0)]
+#     )
+# ax.set(xlabel="t / T", ylabel="log SNR", ylim=(-12, 11))
+# fig.label_line(ax, 0.66, -7.0, "linear", fig.BLUE, ha="right")
+# fig.label_line(ax, 0.9, -9.5, "cosine", fig.ORANGE, ha="right")
+# fig.label_line(ax, 1.0, 1.3, "linear, T = 100", fig.GREEN, ha="right")
+# cells = right.subplots(3, 5)
+# for line, row, name in zip(cells, rows, ("linear", "cosine", "T = 100")):
+#     for cell, picture in zip(line, row):
+#         fig.show_pictures(cell, picture)
+#     line[0].text(-0.1, 0.5, name, transform=line[0].transAxes, ha="right", va="center")
+# for cell, f in zip(cells[0], (0.1, 0.3, 0.5, 0.7, 1.0)):
+#     cell.set_title(f"{f}", fontsize=9)
+# right.suptitle("t / T", fontsize=9)
+# plt.show()
+
+# %% [markdown]
+# Linear and cosine both arrive. They differ on the way: the linear schedule spends its last third on pictures in which nothing is left to see, while the cosine schedule spreads the loss of detail over the whole range. On small pictures this matters, and that is why this book uses the cosine schedule for its 8×8 digits.
+#
+# ## Where people slip
+#
+# **Swapping the square roots.** The lecture's slide, as the notes report it, had the step wrong; the notes give the right form without saying what the slide had. The natural slip is $x_t = \sqrt{\beta_t}\,x_{t-1} + \sqrt{1-\beta_t}\,w_t$. It is a sneaky one: the variance *still* stays 1, since the squares of the factors still add to 1. But $\beta_1 = 0.0001$, so after a single step the picture's share of the power is one ten-thousandth.
+#
+# **Taking $\alpha_t$ for $\bar\alpha_t$.** The jump with the product's bar forgotten is one step's worth of noise at any $t$. The picture never becomes noise: at $t = 1000$ its share is still $\alpha_{1000} = 0.98$.
+
+# %% mystnb={"image": {"alt": "Three rows of the same handwritten zero at t = 1, 100, 400 and 1000. Right formula: clear, noisy, faint, gone. Swapped roots: pure noise already at t = 1. Bar forgotten: the zero is clearly visible at every t, even at 1000."}} tags=["active-ipynb"]
+# def swapped_walk(t):
+#     x = digit
+#     for s in range(1, t + 1):
+#         fresh = torch.randn(x.shape, generator=generator)
+#         x = (
+#             per_picture(linear.beta[s].sqrt(), x) * x
+#             + per_picture((1 - linear.beta[s]).sqrt(), x) * fresh
+#         )
+#     return x
+#
+#
+# def without_bar(t):
+#     return (
+#         per_picture(linear.alpha[t].sqrt(), digit) * digit
+#         + per_picture((1 - linear.alpha[t]).sqrt(), digit) * noise
+#     )
+#
+#
+# times = (1, 100, 400, 1000)
+# rows = [
+#     torch.cat([f(t) for t in times])
+#     for f in (lambda t: q_sample(digit, t, noise, linear), swapped_walk, without_bar)
+# ]
+# fig.picture_rows(
+#     rows, ["right", "roots swapped", "bar forgotten"], [f"t = {t}" for t in times], size=1.0
+# )
+# plt.show()
+#
+# many = torch.randn(100_000, generator=generator)
+# wrong = linear.beta[1].sqrt() * many + (1 - linear.beta[1]).sqrt() * torch.randn(
+#     100_000, generator=generator
+# )
+# correlation = torch.corrcoef(torch.stack([many, wrong.float()]))[0, 1]
+# assert abs(wrong.var() - 1) < 0.02 and abs(correlation - 0.01) < 0.013
+# print(
+#     "roots swapped, after one step: variance 1 within 2 %, correlation with x_0 below 0.03:",
+#     bool(correlation < 0.03),
+# )
+
+# %% [markdown]
+# **Tables in low precision.** Half precision cannot tell $\bar\alpha_1 = 0.9999$ from 1. Then $1-\bar\alpha_1 = 0$: the first step adds no noise at all, and a formula that divides by it breaks down. In single precision, the difference is off in the fourth digit. So the tables of this book are float64, and so are the factors made from them.
+
+# %% tags=["active-ipynb"]
+# for dtype in (torch.float16, torch.float32, torch.float64):
+#     print(f"1 - alpha_bar_1 in {str(dtype):14}: {float(1 - linear.alpha_bar[1].to(dtype)):.8f}")
+
+# %% [markdown]
+# ## Exercises
+#
+# **1.** With the same $\beta$ at every step, how many steps does it take until less than 1 % of the signal's power is left? Give the formula and the number for $\beta = 0.01$.
+#
+# <details><summary>Solution</summary>
+#
+# $\bar\alpha_t = (1-\beta)^t < 0.01$ means $t > \ln 0.01 / \ln(1-\beta)$. For $\beta = 0.01$ the first such $t$ is 459.
+#
+# </details>
+
+# %% tags=["active-ipynb", "hide-cell"]
+# # Solution 1
+# constant = Schedule([0.01] * 500)
+# first = int((constant.alpha_bar < 0.01).nonzero()[0])
+# print(first, first == math.ceil(math.log(0.01) / math.log(1 - 0.01)))
+
+# %% [markdown]
+# **2.** Jump from $x_s$ to $x_t$ with $0 < s < t$. Guess the formula, then check that jumping to $s$ and from there to $t$ gives the right mean factor and the right variance.
+#
+# <details><summary>Solution</summary>
+#
+# Everything between $s$ and $t$ is again a forward process, with the product $\alpha_{s+1}\cdots\alpha_t = \bar\alpha_t/\bar\alpha_s$ in the place of $\bar\alpha_t$:
+#
+# $$x_t = \sqrt{\bar\alpha_t/\bar\alpha_s}\;x_s + \sqrt{1-\bar\alpha_t/\bar\alpha_s}\;\varepsilon .$$
+#
+# Two jumps: the mean factor is $\sqrt{\bar\alpha_t/\bar\alpha_s}\,\sqrt{\bar\alpha_s} = \sqrt{\bar\alpha_t}$, and the variance is $(\bar\alpha_t/\bar\alpha_s)(1-\bar\alpha_s) + 1 - \bar\alpha_t/\bar\alpha_s = 1-\bar\alpha_t$.
+#
+# </details>
+
+# %% tags=["active-ipynb", "hide-cell"]
+# # Solution 2
+# ratio = linear.alpha_bar[700] / linear.alpha_bar[200]
+# variance = ratio * (1 - linear.alpha_bar[200]) + (1 - ratio)
+# print("two jumps = one jump:", torch.allclose(variance, 1 - linear.alpha_bar[700], rtol=1e-14))
+
+# %% [markdown]
+# **3.** Which $\beta_T$ does a linear schedule of $T = 100$ steps with $\beta_1 = 0.0001$ need, so that it ends at the same $\bar\alpha_T$ as the paper's? Compare with the rule of thumb "scale by $1000/T$", which says 0.2.
+#
+# <details><summary>Solution</summary>
+#
+# $\bar\alpha_T$ falls as $\beta_T$ grows, so bisection finds it. It comes out close to, and a little below, the rule of thumb: large $\beta$ take away more than small ones, $\ln(1-\beta) < -\beta$, but $\beta_1$ was not scaled.
+#
+# </details>
+
+# %% tags=["active-ipynb", "hide-cell"]
+# # Solution 3
+# low, high = 0.01, 0.9
+# for _ in range(60):
+#     middle = (low + high) / 2
+#     ends_too_high = Schedule.linear(100, 1e-4, middle).alpha_bar[-1] > linear.alpha_bar[-1]
+#     low, high = (middle, high) if ends_too_high else (low, middle)
+# print(f"beta_T = {middle:.3f}")
+
+# %% [markdown]
+# **4.** Data of variance 4 goes through the forward process. What is its variance at time $t$? When is it below 1.01 (linear schedule)?
+#
+# <details><summary>Solution</summary>
+#
+# By Eq. [forward](#eq-forward), $4\bar\alpha_t + 1-\bar\alpha_t = 1 + 3\bar\alpha_t$. It drops below 1.01 when $\bar\alpha_t < 1/300$.
+#
+# </details>
+
+# %% tags=["active-ipynb", "hide-cell"]
+# # Solution 4
+# variance = torch.empty(1001, dtype=torch.float64)
+# variance[0] = 4
+# for t in range(1, 1001):
+#     variance[t] = (1 - linear.beta[t]) * variance[t - 1] + linear.beta[t]
+# print("1 + 3 alpha_bar:", torch.allclose(variance, 1 + 3 * linear.alpha_bar, rtol=1e-12))
+# print("below 1.01 from t =", int((variance < 1.01).nonzero()[0]))
+
+# %% [markdown]
+# ## Summary
+#
+# One step shrinks the picture by $\sqrt{1-\beta_t}$ and adds noise of variance $\beta_t$, so that unit variance stays unit variance. Independent normal noises merge into one, and so $t$ steps are a single jump: $x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\varepsilon$, where $\varepsilon$ is the total noise and not the last step's. A schedule must bring $\bar\alpha_T$ close to 0.
+#
+# **The next question.** A step forward is easy: add noise. Can a step be taken *back*? If we are told where the walk began, yes, exactly: see [the posterior](posterior.ipynb).

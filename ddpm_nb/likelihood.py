@@ -1,0 +1,384 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Maximum likelihood is minimum KL divergence
+#
+# **The question.** We have data and a family of models $p_\theta$. What does it mean to choose the *best* model, and what does the usual recipe, maximum likelihood, really minimise?
+#
+# **What you bring.** Probability densities, expectations, the logarithm.
+#
+# **What you take away.** The chain from "make the data likely" to "make a divergence small", a proof that this divergence is never negative, and the three tools that the rest of the book is tested with: the normal density, mixtures of normals, and the divergence of two normals.
+
+# %% tags=["active-ipynb"]
+# # In Colab this installs the book's package. Where the package is there already, nothing happens.
+# import importlib.util
+#
+# if importlib.util.find_spec("ddpm_nb") is None:
+#     %pip install --quiet --no-deps "ddpm_nb @ git+https://github.com/ddpm_nb/ddpm_nb"
+
+# %%
+"""Maximum likelihood and the KL divergence: normal densities, mixtures of normals, KL of two normals.
+
+Densities are per point: the last axis of x holds a point's coordinates and is summed over.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+# %% [markdown]
+# ## The tools: normal densities and mixtures
+#
+# For a point $x$ with $D$ independent coordinates, mean $\mu$ and variances $\sigma_1^2, \dots, \sigma_D^2$, the log of the normal density is a sum over coordinates:
+#
+# $$
+# \log \mathcal N(x;\ \mu, \sigma^2) = -\frac12 \sum_{i=1}^{D} \left[\frac{(x_i-\mu_i)^2}{\sigma_i^2} + \log\left(2\pi\sigma_i^2\right)\right].
+# $$ (def-gaussian)
+#
+# Up to constants it is a *squared distance*. Whenever you meet "the log of a normal density" in this book, think of a squared distance with a minus sign.
+
+# %%
+def gaussian_log_prob(x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+    """Return the log density of a normal distribution with independent coordinates.
+
+    Args:
+        x: (..., D) points.
+        mean: (..., D) or broadcastable to it.
+        var: (..., D) or broadcastable to it: variances, positive.
+
+    Returns:
+        (...) natural logarithm of the density, summed over the last axis.
+
+    Equation: def-gaussian.
+    """
+    return -0.5 * ((x - mean) ** 2 / var + torch.log(2 * math.pi * var)).sum(-1)
+
+
+# %% [markdown]
+# A single bell is too simple to stand for data. A **mixture** of bells is not: it has several bumps, like real data, and yet everything about it can be written down. A draw from it first picks a bump $k$ with probability $\pi_k$, then draws from that bump:
+#
+# $$
+# p(x) = \sum_{k=1}^{K} \pi_k\, \mathcal N\bigl(x;\ \mu_k, s_k^2 I\bigr), \qquad \sum_k \pi_k = 1 .
+# $$ (def-mixture)
+#
+# The book uses mixtures as data whose answers are known: the density at every noise level, the best possible denoiser, the smallest possible loss. A network can be measured against them.
+
+# %%
+@dataclass(frozen=True, eq=False, init=False)
+class GaussianMixture:
+    """A mixture of K round normal bumps in D dimensions.
+
+    Args:
+        weights: (K,) probabilities of the bumps; they sum to 1.
+        means: (K, D) their centres.
+        stds: (K,) their standard deviations, one for all coordinates of a bump.
+
+    Attributes: the same three, as float64 tensors.
+
+    Raises:
+        ValueError: if the shapes do not fit, a weight or a standard deviation is not positive, or the weights
+            do not sum to 1 within 1e-6.
+
+    Equation: def-mixture.
+    """
+
+    weights: Tensor
+    means: Tensor
+    stds: Tensor
+
+    def __init__(
+        self,
+        weights: Tensor | Sequence[float],
+        means: Tensor | Sequence[Sequence[float]],
+        stds: Tensor | Sequence[float],
+    ) -> None:
+        weights, means, stds = (
+            torch.as_tensor(v, dtype=torch.float64) for v in (weights, means, stds)
+        )
+        if means.dim() != 2 or weights.shape != means.shape[:1] or stds.shape != weights.shape:
+            raise ValueError(
+                "weights, means, stds: expected shapes (K,), (K, D), (K,), got "
+                f"{tuple(weights.shape)}, {tuple(means.shape)}, {tuple(stds.shape)}"
+            )
+        if not (weights > 0).all() or not (weights.sum() - 1).abs() < 1e-6:
+            raise ValueError(f"weights: expected positive numbers that sum to 1, got {weights}")
+        if not (stds > 0).all():
+            raise ValueError(f"stds: expected positive numbers, got {stds}")
+        object.__setattr__(self, "weights", weights)
+        object.__setattr__(self, "means", means)
+        object.__setattr__(self, "stds", stds)
+
+    def log_joint(self, x: Tensor) -> Tensor:
+        """Return log(weight_k) + log N(x; bump k), shape (..., K), for points x of shape (..., D)."""
+        return self.weights.log() + gaussian_log_prob(
+            x[..., None, :], self.means, self.stds[:, None] ** 2
+        )
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return the log density, shape (...), float64, of points x of shape (..., D).
+
+        Raises:
+            ValueError: if the points have another number of coordinates than the mixture.
+
+        Equation: def-mixture.
+        """
+        if x.shape[-1] != self.means.shape[1]:
+            raise ValueError(
+                f"x: expected points with {self.means.shape[1]} coordinates, got shape {tuple(x.shape)}"
+            )
+        return torch.logsumexp(self.log_joint(x), dim=-1)
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw n points, (n, D), in torch's default floating-point type."""
+        bump = torch.multinomial(self.weights, n, replacement=True, generator=generator)
+        noise = torch.randn(n, self.means.shape[1], dtype=torch.float64, generator=generator)
+        return (self.means[bump] + self.stds[bump, None] * noise).to(torch.get_default_dtype())
+
+
+# %% [markdown]
+# ## From "make the data likely" to a divergence
+#
+# Data $x^1, \dots, x^m$ are drawn independently from $P_\text{data}$. **Maximum likelihood** picks the parameter under which this very sample is as likely as possible. Follow what that means, line by line:
+#
+# $$
+# \begin{aligned}
+# \theta^* &= \arg\max_\theta \prod_{i=1}^{m} p_\theta(x^i) && \text{the likelihood of independent draws} \\
+# &= \arg\max_\theta \sum_{i=1}^{m} \log p_\theta(x^i) && \log \text{ rises, so it keeps the place of the maximum} \\
+# &= \arg\max_\theta \frac1m\sum_{i=1}^{m} \log p_\theta(x^i) && \text{dividing by } m \text{ keeps it too} \\
+# &\approx \arg\max_\theta\ \mathbb E_{x\sim P_\text{data}}\bigl[\log p_\theta(x)\bigr] && \text{law of large numbers} \\
+# &= \arg\max_\theta \int P_\text{data}(x)\log p_\theta(x)\,dx && \text{definition of the expectation} .
+# \end{aligned}
+# $$
+#
+# Only the fourth line is not exact: a training set is a finite sample and not the true distribution. The average over $m$ points misses the expectation by about $1/\sqrt m$.
+#
+# Now subtract something that has no $\theta$ in it, $\int P_\text{data}\log P_\text{data}$. That moves the height of the curve but not the place of its top, and it completes a well-known quantity, the **Kullback–Leibler divergence**
+#
+# $$
+# \mathrm{KL}(P \,\|\, Q) = \int P(x)\,\log\frac{P(x)}{Q(x)}\,dx .
+# $$ (def-kl)
+#
+# With the entropy $H(P) = -\int P\log P$, the sum of the steps is
+#
+# $$
+# \mathbb E_{x\sim P_\text{data}}\bigl[\log p_\theta(x)\bigr] = -\mathrm{KL}(P_\text{data}\,\|\,p_\theta) - H(P_\text{data}) .
+# $$ (eq-likelihood-kl)
+#
+# The entropy does not depend on $\theta$. So the $\theta$ that makes the likelihood largest is the $\theta$ that makes the divergence smallest. Note the two words that are easily lost: the expectation is not *equal* to a divergence, it equals *minus* the divergence *minus* an entropy.
+#
+# ## Why the divergence is never negative
+#
+# It would be useless to make a "distance" small if it could fall below zero. It cannot:
+#
+# $$
+# \mathrm{KL}(P\,\|\,Q) \ge 0, \quad\text{and}\quad \mathrm{KL}(P\,\|\,Q) = 0 \text{ only for } P = Q .
+# $$ (eq-kl-nonnegative)
+#
+# **Proof.** The logarithm lies below its tangent at 1: $\log u \le u - 1$, with equality only at $u = 1$. Use it for $u = Q(x)/P(x)$, wherever $P(x) > 0$:
+#
+# $$
+# -\mathrm{KL}(P\,\|\,Q) = \int P\,\log\frac{Q}{P}\,dx \;\le\; \int P\left(\frac{Q}{P}-1\right)dx = \int_{P>0} Q\,dx - 1 \;\le\; 0 .
+# $$
+#
+# Equality needs $Q = P$ wherever $P > 0$. $\blacksquare$ To say "it is zero when the two are the same" is true, but proves nothing about its sign.
+#
+# ## Two normal distributions
+#
+# For two normal distributions with independent coordinates the integral can be done by hand, coordinate by coordinate:
+#
+# $$
+# \mathrm{KL}\bigl(\mathcal N(\mu_1,\sigma_1^2)\,\|\,\mathcal N(\mu_2,\sigma_2^2)\bigr)
+# = \frac12\sum_{i=1}^{D}\left[\frac{\sigma_{1,i}^2}{\sigma_{2,i}^2} + \frac{(\mu_{1,i}-\mu_{2,i})^2}{\sigma_{2,i}^2} - 1 - \log\frac{\sigma_{1,i}^2}{\sigma_{2,i}^2}\right].
+# $$ (eq-gaussian-kl)
+#
+# It needs one line. Take the expectation of $\log\mathcal N(x;\mu_1,\sigma_1^2) - \log\mathcal N(x;\mu_2,\sigma_2^2)$ under the first distribution, where $\mathbb E(x-\mu_1)^2 = \sigma_1^2$ and $\mathbb E(x-\mu_2)^2 = \sigma_1^2 + (\mu_1-\mu_2)^2$: the mean of the squares, split into variance and squared mean.
+
+# %%
+def gaussian_kl(mean_1: Tensor, var_1: Tensor, mean_2: Tensor, var_2: Tensor) -> Tensor:
+    """Return KL(N(mean_1, var_1) || N(mean_2, var_2)) for independent coordinates.
+
+    Args:
+        mean_1: (..., D) mean of the first distribution.
+        var_1: its variances; all four arguments broadcast against each other.
+        mean_2: mean of the second distribution.
+        var_2: its variances.
+
+    Returns:
+        (...) the divergence in nats, summed over the last axis.
+
+    Equation: eq-gaussian-kl.
+    """
+    ratio = var_1 / var_2
+    return 0.5 * (ratio + (mean_1 - mean_2) ** 2 / var_2 - 1 - ratio.log()).sum(-1)
+
+# %% [markdown]
+# ## One bell for two bumps: the direction matters
+#
+# The divergence is not symmetric. Fit *one* bell to data with two far-apart bumps, once by making $\mathrm{KL}(P_\text{data}\|p_\theta)$ small, which is maximum likelihood, and once the other way round.
+#
+# Under the integral of $\mathrm{KL}(P\|Q)$ stands $P\log(P/Q)$: where $P$ has mass and $Q$ has next to none, the price is enormous. Maximum likelihood therefore *covers* every bump, at the cost of putting mass between them, where there is no data. The reverse divergence charges $Q$ for mass where $P$ has none: it *seeks* one bump and ignores the other.
+
+# %% mystnb={"image": {"alt": "Data density with a small bump at minus 2 and a large one at plus 2. The bell fitted by maximum likelihood is wide and flat and covers both bumps, with most of its mass in the empty middle. The bell fitted with the divergence reversed sits tightly on the large bump."}} tags=["active-ipynb"]
+# import matplotlib.pyplot as plt
+#
+# from ddpm_nb import _figures as fig
+#
+# fig.use_style()
+# data = GaussianMixture(weights=[0.3, 0.7], means=[[-2.0], [2.0]], stds=[0.5, 0.5])
+# grid = torch.linspace(-7, 7, 2001, dtype=torch.float64)
+# log_p = data.log_prob(grid[:, None])
+#
+#
+# def divergence(log_a, log_b):
+#     return torch.trapezoid(log_a.exp() * (log_a - log_b), grid)
+#
+#
+# def fit(loss):
+#     mean, log_std = torch.tensor(0.5, requires_grad=True), torch.tensor(0.0, requires_grad=True)
+#     optimizer = torch.optim.Adam([mean, log_std], lr=0.05)
+#     for _ in range(800):
+#         log_q = gaussian_log_prob(grid[:, None], mean, (2 * log_std).exp())
+#         optimizer.zero_grad()
+#         loss(log_q).backward()
+#         optimizer.step()
+#     return mean.item(), log_std.exp().item()
+#
+#
+# cover = fit(lambda log_q: divergence(log_p, log_q))
+# seek = fit(lambda log_q: divergence(log_q, log_p))
+#
+# figure, ax = plt.subplots()
+# ax.fill_between(grid, log_p.exp(), color="#d5d5d5")
+# for (mean, std), color in ((cover, fig.BLUE), (seek, fig.ORANGE)):
+#     ax.plot(
+#         grid,
+#         gaussian_log_prob(grid[:, None], torch.tensor(mean), torch.tensor(std**2)).exp(),
+#         color=color,
+#     )
+# ax.set(xlabel="x", ylabel="density", yticks=[])
+# ax.text(-2.0, 0.26, "data", color=fig.GREY, ha="center")
+# fig.label_line(ax, -4.6, 0.07, "KL(data ‖ bell):\ncovers both", fig.BLUE, ha="center")
+# fig.label_line(ax, 2.7, 0.62, "KL(bell ‖ data):\nseeks one bump", fig.ORANGE)
+# plt.show()
+# print(f"KL(data || bell): mean {cover[0]:.2f}, std {cover[1]:.2f}")
+# print(f"KL(bell || data): mean {seek[0]:.2f}, std {seek[1]:.2f}")
+
+# %% [markdown]
+# The covering bell has the mean and the variance of the data: $0.7\cdot 2 - 0.3\cdot 2 = 0.8$ and $0.25 + 4 - 0.64 = 3.61 = 1.9^2$. For one bell, maximum likelihood is moment matching.
+#
+# ## The average finds its expectation like $1/\sqrt m$
+#
+# The derivation replaced an average over $m$ points by an expectation. How good is that? Average $\log p$ over $m$ points, 400 times for each $m$, and look at how much the averages scatter.
+
+# %% mystnb={"image": {"alt": "Log-log plot of the scatter of the average log-likelihood against the number of points m from 10 to 10,000. The measured dots lie on a straight line that falls as one over the square root of m."}} tags=["active-ipynb"]
+# generator = torch.Generator().manual_seed(0)
+# sizes = (10, 30, 100, 300, 1000, 3000, 10_000)
+# scatter = torch.stack(
+#     [data.log_prob(data.sample(400 * m, generator)).reshape(400, m).mean(1).std() for m in sizes]
+# )
+# one_point = data.log_prob(data.sample(200_000, generator)).std()
+# expected = one_point / torch.tensor(sizes).sqrt()
+#
+# figure, ax = plt.subplots(figsize=(4.5, 2.8))
+# ax.loglog(sizes, expected, color=fig.BLUE)
+# ax.loglog(sizes, scatter, "o", color=fig.ORANGE)
+# ax.set(xlabel="points in the average, m", ylabel="scatter of the average")
+# fig.label_line(ax, 1000, 0.04, r"$\sigma/\sqrt{m}$", fig.BLUE)
+# plt.show()
+# assert (
+#     (scatter / expected - 1).abs() < 0.15
+# ).all()  # 400 repeats measure a scatter to 3.5 %, so 4 error bars
+# print("scatter follows sigma / sqrt(m) within 15 %")
+
+# %% [markdown]
+# ## Where people slip
+#
+# **"Find the largest $\theta$."** The notes say it in passing; what is meant is the $\theta$ *for which the likelihood is largest*. And $p_\theta(x)$ is a density, not a probability: for continuous $x$ it can exceed 1, and the probability of any single picture is zero.
+#
+# **Plausible is not typical.** A high density does not mean that samples look like this. In $D$ dimensions the density of $\mathcal N(0, I)$ is highest at the origin, yet no sample ever comes near it: the squared length of a sample is a sum of $D$ squares, about $D$.
+
+# %% tags=["active-ipynb"]
+# D = 3072  # as many coordinates as a CIFAR-10 picture
+# samples = torch.randn(1000, D, generator=generator)
+# length = samples.norm(dim=1)
+# zero, one = torch.zeros(D), torch.ones(D)
+# gain = gaussian_log_prob(zero, zero, one) - gaussian_log_prob(samples, zero, one)
+# print("shortest of 1,000 samples is longer than 50:", bool(length.min() > 50))
+# print(
+#     "log density at the origin beats every sample's by more than 1,000 nats:",
+#     bool((gain > 1000).all()),
+# )
+
+# %% [markdown]
+# A grey, empty picture is thus the most *plausible* one under pure noise, and not at all a *typical* one. Keep it in mind when a likelihood is used to judge pictures.
+#
+# ## Exercises
+#
+# **1.** Show that $\mathrm{KL}(P\|Q)$ of two normal distributions with the same variance $\sigma^2$ is $(\mu_1-\mu_2)^2/2\sigma^2$, and is then symmetric after all.
+#
+# <details><summary>Solution</summary>
+#
+# In Eq. [gaussian KL](#eq-gaussian-kl) the ratio of the variances is 1, so the first term cancels the $-1$ and the logarithm is 0.
+#
+# </details>
+
+# %% tags=["active-ipynb", "hide-cell"]
+# # Solution 1
+# a, b, var = torch.tensor([0.3]), torch.tensor([1.7]), torch.tensor([0.49])
+# print(torch.allclose(gaussian_kl(a, var, b, var), (a - b).pow(2).sum() / (2 * 0.49)))
+# print(torch.allclose(gaussian_kl(a, var, b, var), gaussian_kl(b, var, a, var)))
+
+# %% [markdown]
+# **2.** Estimate $\mathrm{KL}(P\|Q)$ for two normal distributions by drawing from $P$ and averaging $\log P - \log Q$. Is the formula within the error bar?
+#
+# <details><summary>Solution</summary>
+#
+# The divergence is an expectation under $P$, so an average over draws from $P$ estimates it, and the scatter of the summands over $\sqrt m$ is its error bar.
+#
+# </details>
+
+# %% tags=["active-ipynb", "hide-cell"]
+# # Solution 2
+# mean_1, var_1, mean_2, var_2 = (
+#     torch.tensor([v], dtype=torch.float64) for v in (0.0, 1.0, 0.5, 2.0)
+# )
+# x = torch.randn(100_000, 1, dtype=torch.float64, generator=generator)
+# terms = gaussian_log_prob(x, mean_1, var_1) - gaussian_log_prob(x, mean_2, var_2)
+# error_bar = terms.std() / len(terms) ** 0.5
+# print(
+#     "within four error bars:",
+#     bool((terms.mean() - gaussian_kl(mean_1, var_1, mean_2, var_2)).abs() < 4 * error_bar),
+# )
+
+# %% [markdown]
+# **3.** A model gives a coin "heads" with probability $\theta$; in the data, 7 of 10 tosses were heads. Where is the likelihood largest, and where is $\mathrm{KL}(\text{data}\|\text{model})$ smallest?
+#
+# <details><summary>Solution</summary>
+#
+# Both at $\theta = 0.7$: the derivative of $7\log\theta + 3\log(1-\theta)$ is zero there, and the divergence is 0 when the two distributions agree.
+#
+# </details>
+
+# %% tags=["active-ipynb", "hide-cell"]
+# # Solution 3
+# theta = torch.linspace(0.01, 0.99, 99)
+# log_likelihood = 7 * theta.log() + 3 * (1 - theta).log()
+# kl = 0.7 * (0.7 / theta).log() + 0.3 * (0.3 / (1 - theta)).log()
+# print(f"{theta[log_likelihood.argmax()]:.2f} {theta[kl.argmin()]:.2f}")
+
+# %% [markdown]
+# ## Summary
+#
+# Maximum likelihood looks for the model under which the sample is most likely. For much data that is the model with the smallest divergence $\mathrm{KL}(P_\text{data}\|p_\theta)$, because the two differ by an entropy that has no $\theta$. The divergence is never negative, it is not symmetric, and in this direction it punishes a model that misses any part of the data.
+#
+# **The next question.** How is data turned into noise, step by step, so that a model can learn the way back? See [the forward process](forward.ipynb).

@@ -1,0 +1,414 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # The loss: predict the noise
+#
+# **The question.** The step back needs $x_0$, and a sampler does not have it. What should a network predict in its place, and which loss makes it learn that?
+#
+# **What you bring.** The jump $x_t = \sqrt{\bar\alpha_t}\,x_0+\sqrt{1-\bar\alpha_t}\,\varepsilon$ from [the forward process](forward.ipynb), and the mean and variance of the step back from [the posterior](posterior.ipynb).
+#
+# **What you take away.** The step from "predict $x_0$" to "predict the noise", line 4 of Algorithm 2 derived, the loss that the paper trains with, and the weight that it leaves out.
+
+# %% tags=["active-ipynb"]
+# # In Colab this installs the book's package. Where the package is there already, nothing happens.
+# import importlib.util
+#
+# if importlib.util.find_spec("ddpm_nb") is None:
+#     %pip install --quiet --no-deps "ddpm_nb @ git+https://github.com/ddpm_nb/ddpm_nb"
+
+# %%
+"""The simple loss, its weight in the bound, line 4's mean, and the other things that a network may predict."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ddpm_nb.forward import Schedule, check_t, per_picture, q_sample
+from ddpm_nb.posterior import posterior_variance
+
+Model = Callable[[Tensor, Tensor], Tensor]
+Variance = Literal["large", "small"]
+
+
+# %% [markdown]
+# ## Noise and picture: each gives the other
+#
+# The jump ties three things together: $x_0$, $\varepsilon$ and $x_t$. The network sees $x_t$. If it guesses the noise, it has guessed the picture too. Solve the jump for $x_0$:
+#
+# $$
+# \hat x_0 = \frac{x_t-\sqrt{1-\bar\alpha_t}\;\hat\varepsilon}{\sqrt{\bar\alpha_t}} .
+# $$ (eq-predict-x0)
+#
+# ## Line 4 of Algorithm 2
+#
+# Put this $\hat x_0$ into the mean of the step back, Eq. [posterior mean](#eq-posterior-mean), and simplify:
+#
+# $$
+# \begin{aligned}
+# \tilde\mu_t(x_t,\hat x_0)
+# &= \frac{\sqrt{\bar\alpha_{t-1}}\,\beta_t}{1-\bar\alpha_t}\cdot\frac{x_t-\sqrt{1-\bar\alpha_t}\,\hat\varepsilon}{\sqrt{\bar\alpha_t}} + \frac{\sqrt{\alpha_t}(1-\bar\alpha_{t-1})}{1-\bar\alpha_t}\,x_t && \text{put in } \hat x_0 \\
+# &= \frac{\beta_t}{(1-\bar\alpha_t)\sqrt{\alpha_t}}\left(x_t-\sqrt{1-\bar\alpha_t}\,\hat\varepsilon\right) + \frac{\alpha_t(1-\bar\alpha_{t-1})}{(1-\bar\alpha_t)\sqrt{\alpha_t}}\,x_t && \bar\alpha_t = \alpha_t\bar\alpha_{t-1} \\
+# &= \frac{1}{\sqrt{\alpha_t}}\left(\frac{\beta_t+\alpha_t-\bar\alpha_t}{1-\bar\alpha_t}\,x_t - \frac{\beta_t}{\sqrt{1-\bar\alpha_t}}\,\hat\varepsilon\right) && \text{collect } x_t \text{ and } \hat\varepsilon .
+# \end{aligned}
+# $$
+#
+# Since $\beta_t+\alpha_t = 1$, the fraction in front of $x_t$ is 1. What remains is the mean in line 4 of Algorithm 2:
+#
+# $$
+# \mu_\theta(x_t, t) = \frac{1}{\sqrt{\alpha_t}}\left(x_t - \frac{\beta_t}{\sqrt{1-\bar\alpha_t}}\;\varepsilon_\theta(x_t, t)\right).
+# $$ (eq-denoising-mean)
+#
+# The paper writes $1-\alpha_t$ for $\beta_t$; they are the same number.
+
+# %%
+def predict_x_0(x_t: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) -> Tensor:
+    """Return the picture that x_t was made from, if `noise` is the noise in it.
+
+    Args:
+        x_t: (B, ...) noisy pictures.
+        t: an int, or (B,) int64, in 1 ... T.
+        noise: (B, ...) the total noise in x_t, known or predicted.
+        schedule: the noise schedule.
+
+    Returns:
+        (B, ...) x_0-hat, not clipped.
+
+    Equation: eq-predict-x0. Paper: section 3.2, below equation 15.
+    """
+    alpha_bar = schedule.alpha_bar[check_t(t, schedule)]
+    return (x_t - per_picture((1 - alpha_bar).sqrt(), noise) * noise) / per_picture(
+        alpha_bar.sqrt(), x_t
+    )
+
+
+def denoising_mean(x_t: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) -> Tensor:
+    """Return the mean of the step back from x_t to x_{t-1}, given the predicted noise.
+
+    Args:
+        x_t: (B, ...) noisy pictures.
+        t: an int, or (B,) int64, in 1 ... T.
+        noise: (B, ...) the predicted total noise in x_t.
+        schedule: the noise schedule.
+
+    Returns:
+        (B, ...) mu_theta.
+
+    Equation: eq-denoising-mean. Paper: equation 11, and line 4 of Algorithm 2.
+    """
+    t = check_t(t, schedule)
+    noise_share = schedule.beta[t] / (1 - schedule.alpha_bar[t]).sqrt()
+    return (x_t - per_picture(noise_share, noise) * noise) / per_picture(
+        schedule.alpha[t].sqrt(), x_t
+    )
+
+
+# %% [markdown]
+# ## The loss
+#
+# The network should make the mean of its step back equal to the mean of the true one. Both are line 4, once with the true noise and once with the predicted noise, so their difference is $\frac{\beta_t}{\sqrt{\alpha_t}\sqrt{1-\bar\alpha_t}}(\varepsilon_\theta-\varepsilon)$. The divergence of two normal distributions with the same variance $\sigma_t^2$ is the squared distance of their means over $2\sigma_t^2$:
+#
+# $$
+# \frac{\lVert\tilde\mu_t-\mu_\theta\rVert^2}{2\sigma_t^2} = \frac{\beta_t^2}{2\sigma_t^2\,\alpha_t\,(1-\bar\alpha_t)}\;\lVert\varepsilon-\varepsilon_\theta(x_t,t)\rVert^2 .
+# $$ (eq-vlb-weight)
+#
+# The paper then *drops the factor in front*. What is left is the simple loss: draw a picture, a time and a noise, and ask for the noise back.
+#
+# $$
+# L_\text{simple}(\theta) = \mathbb E_{x_0,\ t,\ \varepsilon}\Bigl[\bigl\lVert\varepsilon-\varepsilon_\theta\bigl(\sqrt{\bar\alpha_t}\,x_0+\sqrt{1-\bar\alpha_t}\,\varepsilon,\ t\bigr)\bigr\rVert^2\Bigr], \qquad t\sim\text{Uniform}\{1,\dots,T\} .
+# $$ (def-simple-loss)
+#
+# The code takes the *mean* over all numbers of a batch where the formula has a sum over the coordinates of a picture. That divides the loss by a constant, so its minimum stays where it is, and a loss can be compared between picture sizes: a network that always answers 0 scores about 1.
+#
+# What variance $\sigma_t^2$ should the step back have? The paper uses two, and both work: $\beta_t$ ("large") and $\tilde\beta_t$ ("small"). Neither is learned.
+
+# %%
+def reverse_variance(t: int | Tensor, schedule: Schedule, variance: Variance) -> Tensor:
+    """Return sigma_t^2, the variance of one step of the sampler: beta ("large") or beta-tilde ("small").
+
+    Returns:
+        float64, the shape of t.
+
+    Raises:
+        ValueError: if `variance` is neither "large" nor "small".
+
+    Paper: section 3.2.
+    """
+    if variance == "large":
+        return schedule.beta[check_t(t, schedule)]
+    if variance == "small":
+        return posterior_variance(t, schedule)
+    raise ValueError(f'variance: expected "large" or "small", got {variance!r}')
+
+
+def vlb_weight(t: int | Tensor, schedule: Schedule, variance: Variance = "large") -> Tensor:
+    """Return the factor in front of ||noise - prediction||^2 in the bound, which L_simple drops.
+
+    Args:
+        t: an int, or int64 of any shape, in 1 ... T (from 2 for "small": beta-tilde_1 is 0).
+        schedule: the noise schedule.
+        variance: the sampler's sigma_t^2, "large" or "small".
+
+    Returns:
+        float64, the shape of t, in nats per unit of squared error summed over coordinates.
+
+    Equation: eq-vlb-weight. Paper: equation 12.
+    """
+    t = check_t(t, schedule, lowest=2 if variance == "small" else 1)
+    var = reverse_variance(t, schedule, variance)
+    return schedule.beta[t] ** 2 / (2 * var * schedule.alpha[t] * (1 - schedule.alpha_bar[t]))
+
+
+def simple_loss(
+    model: Model, x_0: Tensor, schedule: Schedule, generator: torch.Generator | None = None
+) -> Tensor:
+    """Return the loss of Algorithm 1 for one batch: the mean squared error of the predicted noise.
+
+    Each picture gets its own time and its own noise. Both are drawn on the generator's device and moved to x_0's.
+
+    Args:
+        model: noise = model(x_t, t), with t (B,) int64 in 1 ... T on x_t's device.
+        x_0: (B, ...) clean pictures.
+        schedule: the noise schedule, on x_0's device.
+        generator: where the randomness comes from; torch's global one if None.
+
+    Returns:
+        () the mean over pictures and coordinates.
+
+    Raises:
+        ValueError: if the model's answer does not have the shape of its input.
+
+    Equation: def-simple-loss. Paper: equation 14.
+    """
+    source = generator.device if generator is not None else x_0.device
+    t = torch.randint(1, schedule.T + 1, x_0.shape[:1], generator=generator, device=source)
+    noise = torch.randn(x_0.shape, dtype=x_0.dtype, generator=generator, device=source)
+    t, noise = t.to(x_0.device), noise.to(x_0.device)
+    predicted = model(q_sample(x_0, t, noise, schedule), t)
+    if predicted.shape != noise.shape:
+        raise ValueError(
+            f"model: expected an answer of shape {tuple(noise.shape)}, got {tuple(predicted.shape)}"
+        )
+    return (noise - predicted).square().mean()
+
+
+# %% [markdown]
+# What does dropping the weight do? Below is the weight for the paper's schedule. It falls steeply at small $t$: in the bound, the first steps, which concern the finest grain of a picture, count fifty times as much as those in the middle. $L_\text{simple}$ counts all $t$ alike. It thereby cares more for the larger features of a picture, and less for details that no eye can see.
+
+# %% mystnb={"image": {"alt": "The weight in the bound against t on a logarithmic scale. It starts at 0.5, falls steeply to a minimum of 0.005 near t = 350, and rises slowly again to 0.01 at t = 1000."}} tags=["active-ipynb"]
+# import matplotlib.pyplot as plt
+#
+# from ddpm_nb import _figures as fig
+#
+# fig.use_style()
+# schedule = Schedule.linear()
+# t = torch.arange(1, 1001)
+# weight = vlb_weight(t, schedule)
+# lowest = int(t[weight.argmin()])
+#
+# figure, ax = plt.subplots(figsize=(5, 2.8))
+# ax.semilogy(t, weight, color=fig.BLUE)
+# ax.plot(lowest, weight.min(), "o", color=fig.ORANGE)
+# ax.annotate(
+#     f"lowest at t = {lowest}",
+#     (lowest, weight.min()),
+#     xytext=(0, 10),
+#     textcoords="offset points",
+#     color=fig.ORANGE,
+#     ha="center",
+# )
+# ax.set(xlabel="t", ylabel="weight of the squared error")
+# plt.show()
+# for at in (2, lowest, 1000):
+#     print(f"weight at t = {at}: {weight[at - 1]:.4f}")
+
+# %% [markdown]
+# ## The floor of the loss
+#
+# How low can the loss go? Not to zero. From $x_t$ nobody can tell for sure which noise is in it. The best network answers with the mean of what is possible, $\varepsilon^*(x_t,t)$, and the scatter around that mean stays. For a mixture this floor can be computed.
+
+# %% mystnb={"image": {"alt": "The smallest possible squared error per coordinate against t. It starts near 1 at t = 1, falls to 0.14 at t = 100, rises to a second, lower hill of 0.43 near t = 200, and then falls to zero."}} tags=["active-ipynb"]
+# from ddpm_nb.likelihood import GaussianMixture
+# from ddpm_nb.posterior import optimal_noise
+#
+# bumps = GaussianMixture(weights=[0.3, 0.7], means=[[-1.0], [1.0]], stds=[0.1, 0.1])
+# best = optimal_noise(bumps, schedule)
+# generator = torch.Generator().manual_seed(0)
+# x_0 = bumps.sample(20_000, generator)
+#
+# floor_t = torch.tensor([1, 2, 5, 10, 20, 50, 100, 200, 300, 400, 500, 600, 800, 1000])
+# floor = []
+# for at in floor_t.tolist():
+#     noise = torch.randn(x_0.shape, generator=generator)
+#     floor.append((noise - best(q_sample(x_0, at, noise, schedule), at)).square().mean())
+#
+# figure, ax = plt.subplots(figsize=(5, 2.8))
+# ax.plot(floor_t, floor, "o-", color=fig.BLUE)
+# ax.set(
+#     xscale="log", xlabel="t", ylabel=r"$\mathbb{E}\,|\varepsilon-\varepsilon^*|^2$", ylim=(0, 1.05)
+# )
+# plt.show()
+# assert 0.95 < floor[0] < 1.05 and floor[-1] < 0.01
+# print("at t = 1 the best possible loss is within 5 % of 1; at t = 1000 it is below 0.01")
+
+# %% [markdown]
+# At $t = 1$ there is hardly any noise in $x_1$, far less than the data's own spread, and it cannot be told from the data: the loss there is about 1, whatever the network does. Then the noise outgrows the width of a bump, and becomes easy to see. The second hill, near $t = 200$, is a doubt of another kind: the two bumps flow into each other, and it is open which of them a point came from. At large $t$ nearly all of $x_t$ is noise, and nothing is easier than to say so.
+#
+# A training loss that stops falling is therefore no sign of failure. It has come near its floor.
+#
+# ## Other things to predict
+#
+# The noise is one way to say what the network knows; there are others, and each is a change of units. The **score** is the slope of $\log q(x_t \mid x_0)$ in $x_t$, and it is the noise with a factor:
+#
+# $$
+# s = -\frac{\varepsilon}{\sqrt{1-\bar\alpha_t}} .
+# $$ (eq-score)
+#
+# Taking the mean over what $x_0$ may be, the best noise gives the slope of $\log q(x_t)$ itself. The **velocity** (Salimans and Ho, 2022) is noise and picture turned by an angle:
+#
+# $$
+# v = \sqrt{\bar\alpha_t}\;\varepsilon - \sqrt{1-\bar\alpha_t}\;x_0 .
+# $$ (def-v)
+#
+# Together with $x_t = \sqrt{\bar\alpha_t}\,x_0+\sqrt{1-\bar\alpha_t}\,\varepsilon$ it is a rotation of $(x_0,\varepsilon)$, and a rotation is undone by turning back:
+#
+# $$
+# \varepsilon = \sqrt{1-\bar\alpha_t}\;x_t + \sqrt{\bar\alpha_t}\;v .
+# $$ (eq-v-inverse)
+
+# %%
+def noise_to_score(noise: Tensor, t: int | Tensor, schedule: Schedule) -> Tensor:
+    """Return the score, the gradient of log q(x_t) in x_t, for the best noise prediction.
+
+    Args:
+        noise: (B, ...) the noise prediction at x_t.
+        t: an int, or (B,) int64, in 1 ... T.
+        schedule: the noise schedule.
+
+    Returns:
+        (B, ...) the score.
+
+    Equation: eq-score.
+    """
+    alpha_bar = schedule.alpha_bar[check_t(t, schedule)]
+    return -noise / per_picture((1 - alpha_bar).sqrt(), noise)
+
+
+def noise_to_v(x_t: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) -> Tensor:
+    """Return the velocity v that says the same as `noise` at x_t.
+
+    Args:
+        x_t: (B, ...) noisy pictures.
+        t: an int, or (B,) int64, in 1 ... T.
+        noise: (B, ...) the noise in x_t.
+        schedule: the noise schedule.
+
+    Returns:
+        (B, ...) v.
+
+    Equation: def-v. Source: Salimans and Ho (2022).
+    """
+    alpha_bar = schedule.alpha_bar[check_t(t, schedule)]
+    x_0 = predict_x_0(x_t, t, noise, schedule)
+    return (
+        per_picture(alpha_bar.sqrt(), noise) * noise
+        - per_picture((1 - alpha_bar).sqrt(), x_0) * x_0
+    )
+
+
+def v_to_noise(x_t: Tensor, t: int | Tensor, v: Tensor, schedule: Schedule) -> Tensor:
+    """Return the noise that says the same as the velocity `v` at x_t: the inverse of `noise_to_v`.
+
+    Equation: eq-v-inverse. Source: Salimans and Ho (2022).
+    """
+    alpha_bar = schedule.alpha_bar[check_t(t, schedule)]
+    return per_picture((1 - alpha_bar).sqrt(), x_t) * x_t + per_picture(alpha_bar.sqrt(), v) * v
+
+# %% [markdown]
+# ## Where people slip
+#
+# **"Subtract the predicted noise."** Line 4 does not remove the predicted noise. Of the noise that is in $x_t$, which is $\sqrt{1-\bar\alpha_t}\,\hat\varepsilon$, one step takes away $\frac{\beta_t}{\sqrt{1-\bar\alpha_t}}\hat\varepsilon$: the share $\beta_t/(1-\bar\alpha_t)$.
+
+# %% tags=["active-ipynb"]
+# for at in (1, 10, 500, 1000):
+#     print(
+#         f"t = {at}: one step removes {schedule.beta[at] / (1 - schedule.alpha_bar[at]):.1%} of the predicted noise"
+#     )
+
+# %% [markdown]
+# **The root under the bar.** $1-\bar\alpha_t$ in the place of $\sqrt{1-\bar\alpha_t}$ in line 4 is a common misprint. At $t = 1$ the two differ by a factor of 100.
+#
+# **What is compared with what.** The notes speak of the divergence between "forward $q(x_t\mid x_{t-1})$ and backward $p_\theta(x_t\mid x_{t-1})$". The formula below that sentence is the right one: both sides walk *back*, $q(x_{t-1}\mid x_t,x_0)$ against $p_\theta(x_{t-1}\mid x_t)$.
+#
+# ## Exercises
+#
+# **1.** Check that line 4 is the mean of the step back with $\hat x_0$ put in, for random numbers.
+#
+# <details><summary>Solution</summary>
+#
+# Compute both sides: the derivation above says that they agree to rounding.
+#
+# </details>
+
+# %% tags=["active-ipynb", "hide-cell"]
+# # Solution 1
+# from ddpm_nb.posterior import posterior_mean
+#
+# x_t, noise = torch.randn(2, 5, 3, dtype=torch.float64, generator=generator)
+# t = torch.tensor([1, 2, 50, 500, 1000])
+# x_0_hat = predict_x_0(x_t, t, noise, schedule)
+# print(
+#     torch.allclose(
+#         denoising_mean(x_t, t, noise, schedule),
+#         posterior_mean(x_0_hat, x_t, t, schedule),
+#         rtol=1e-9,
+#     )
+# )
+
+# %% [markdown]
+# **2.** How large is the factor from $\hat\varepsilon$ to $\hat x_0$ at $t = T$? What does an error of 0.01 in the noise do to $\hat x_0$ there?
+#
+# <details><summary>Solution</summary>
+#
+# The factor is $\sqrt{1-\bar\alpha_T}/\sqrt{\bar\alpha_T}$, about 157 for the paper's schedule. An error of 0.01 becomes one of 1.6, nearly the whole range of a pixel. That is why samplers clip $\hat x_0$.
+#
+# </details>
+
+# %% tags=["active-ipynb", "hide-cell"]
+# # Solution 2
+# factor = ((1 - schedule.alpha_bar[1000]) / schedule.alpha_bar[1000]).sqrt()
+# print(f"{factor:.0f}, so 0.01 becomes {0.01 * factor:.1f}")
+
+# %% [markdown]
+# **3.** With data $x_0\sim\mathcal N(0, 1)$, what is $\varepsilon^*$, and what is the floor of the loss at time $t$?
+#
+# <details><summary>Solution</summary>
+#
+# Then $x_t\sim\mathcal N(0,1)$ too, and Eq. [optimal noise](#eq-optimal-noise) gives $\varepsilon^* = \sqrt{1-\bar\alpha_t}\,x_t$. The floor is $1-(1-\bar\alpha_t) = \bar\alpha_t$: variance minus what is explained.
+#
+# </details>
+
+# %% tags=["active-ipynb", "hide-cell"]
+# # Solution 3
+# normal = GaussianMixture([1.0], [[0.0]], [1.0])
+# x_0, noise = torch.randn(2, 100_000, 1, generator=generator)
+# error = (
+#     (noise - optimal_noise(normal, schedule)(q_sample(x_0, 200, noise, schedule), 200))
+#     .square()
+#     .mean()
+# )
+# print("floor = alpha_bar_t within 3 %:", bool((error / schedule.alpha_bar[200] - 1).abs() < 0.03))
+
+# %% [markdown]
+# ## Summary
+#
+# The jump turns a guess of the noise into a guess of the picture and back. With it, the mean of the step back becomes line 4 of Algorithm 2. The bound asks for a weighted squared error of the noise; the paper drops the weight. The loss has a floor above zero, which it reaches when the network answers with the mean of what is possible.
+#
+# **The next question.** How do a training loop and a sampler follow from this, line by line? See [the two algorithms](algorithms.ipynb).

@@ -1,0 +1,268 @@
+"""Schedules, one step, and the jump: against exact fractions, quadrature and simulation."""
+
+import dataclasses
+
+import mpmath
+import numpy as np
+import pytest
+import sympy
+import torch
+from reference import alpha_bar, integrate, linear_beta, moments, normal_pdf
+
+from ddpm_nb.forward import Schedule, check_t, per_picture, q_sample, q_step
+
+F64 = torch.float64
+
+
+@pytest.fixture(scope="module")
+def linear() -> Schedule:
+    return Schedule.linear()
+
+
+def factors(step, t: int, schedule: Schedule) -> tuple[float, float]:
+    """A step is linear: read off what multiplies the point and what multiplies the noise."""
+    one, zero = torch.ones(1, dtype=F64), torch.zeros(1, dtype=F64)
+    return step(one, t, zero, schedule).item(), step(zero, t, one, schedule).item()
+
+
+@pytest.mark.equation("def-alpha-bar")
+@pytest.mark.parametrize("T", [1000, 37])
+def test_tables_are_products_of_exact_fractions(T: int) -> None:
+    beta = linear_beta(T)
+    schedule = Schedule.linear(T)
+    assert schedule.T == T
+    assert schedule.alpha_bar[0] == 1
+    assert schedule.alpha.tolist() == pytest.approx([float(1 - b) for b in beta], rel=1e-14)
+    assert schedule.alpha_bar.tolist() == pytest.approx(alpha_bar(beta), rel=1e-12)
+    for table in (schedule.beta, schedule.alpha, schedule.alpha_bar):
+        assert table.shape == (T + 1,)
+        assert table.dtype == F64
+
+
+@pytest.mark.equation("def-linear")
+def test_linear_schedule_is_the_paper_s(linear: Schedule) -> None:
+    assert linear.beta.tolist() == pytest.approx([float(b) for b in linear_beta(1000)], rel=1e-13)
+    golden = {1: 0.9999, 500: 0.07858724288177821, 1000: 4.0358297653756754e-05}
+    for t, value in golden.items():
+        assert linear.alpha_bar[t].item() == pytest.approx(value, rel=1e-10)
+
+
+@pytest.mark.equation("def-cosine")
+@pytest.mark.parametrize(("T", "s"), [(1000, "0.008"), (50, "0.05")])
+def test_cosine_schedule_follows_the_squared_cosine(T: int, s: str) -> None:
+    """Against 40-digit arithmetic, up to the step where the cap is met."""
+    schedule = Schedule.cosine(T, float(s))
+    with mpmath.workdps(40):
+        offset = mpmath.mpf(s)
+
+        def f(t: int) -> mpmath.mpf:
+            return mpmath.cos((mpmath.mpf(t) / T + offset) / (1 + offset) * mpmath.pi / 2) ** 2
+
+        expected = [float(f(t) / f(0)) for t in range(T)]
+    capped = (schedule.beta >= 0.999).nonzero().flatten().tolist()
+    assert capped == [T]
+    assert schedule.beta[T] == 0.999
+    assert schedule.alpha_bar[:T].tolist() == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.equation("def-cosine")
+def test_cosine_schedule_golden_end() -> None:
+    assert Schedule.cosine().alpha_bar[-1].item() == pytest.approx(2.4288e-09, rel=1e-4)
+
+
+@pytest.mark.equation("def-step")
+@pytest.mark.parametrize("t", [1, 400, 1000])
+def test_one_step_has_the_mean_and_variance_of_its_density(linear: Schedule, t: int) -> None:
+    beta = float(linear_beta(1000)[t])
+    n, x_prev = 100_000, 0.7
+    noise = torch.randn(n, dtype=F64, generator=torch.Generator().manual_seed(t))
+    x = q_step(torch.full((n,), x_prev, dtype=F64), t, noise, linear)
+    assert abs(x.mean() - (1 - beta) ** 0.5 * x_prev) < 4 * (beta / n) ** 0.5
+    assert abs(x.var() / beta - 1) < 4 * (2 / n) ** 0.5
+
+
+@pytest.mark.equation("eq-variance")
+@pytest.mark.parametrize("variance", [1.0, 0.25, 4.0])
+def test_variance_of_a_step_follows_the_recursion(linear: Schedule, variance: float) -> None:
+    """The variance of a linear map of independent numbers, from the factors of the code itself."""
+    for t in (1, 2, 500, 1000):
+        beta = float(linear_beta(1000)[t])
+        signal, noise = factors(q_step, t, linear)
+        assert signal**2 * variance + noise**2 == pytest.approx(
+            (1 - beta) * variance + beta, rel=1e-13
+        )
+
+
+@pytest.mark.equation("eq-variance")
+def test_variance_four_in_a_simulation() -> None:
+    """Three big steps, so that an error of one index or sign shows."""
+    schedule = Schedule([0.1, 0.5, 0.3])
+    generator = torch.Generator().manual_seed(0)
+    x = 2 * torch.randn(400_000, dtype=F64, generator=generator)
+    expected = 4.0
+    for t, beta in ((1, 0.1), (2, 0.5), (3, 0.3)):
+        x = q_step(x, t, torch.randn(x.shape, dtype=F64, generator=generator), schedule)
+        expected = 1 + (1 - beta) * (expected - 1)
+        assert abs(x.var() / expected - 1) < 4 * (2 / len(x)) ** 0.5
+
+
+@pytest.mark.equation("eq-two-gaussians")
+@pytest.mark.parametrize(("a", "b"), [(0.6, 0.8), (2.0, 0.1), (1.0, 1.0)])
+def test_two_normals_merge_by_quadrature(a: float, b: float) -> None:
+    """The density of the sum is a convolution; carry it out on a grid."""
+    grid = np.linspace(-20, 20, 16_001)
+    for s in (0.0, 0.9, -2.5):
+        density = integrate(normal_pdf(grid, 0, a * a) * normal_pdf(s - grid, 0, b * b), grid)
+        assert density == pytest.approx(float(normal_pdf(s, 0, a * a + b * b)), rel=1e-10)
+
+
+@pytest.mark.equation("eq-two-gaussians")
+def test_two_normals_merge_in_symbols() -> None:
+    """Characteristic functions multiply: E exp(iks) of N(0, v) is exp(-v k^2 / 2)."""
+    a, b, k, y = sympy.symbols("a b k y", positive=True)
+
+    def characteristic(v: sympy.Expr) -> sympy.Expr:
+        density = sympy.exp(-(y**2) / (2 * v)) / sympy.sqrt(2 * sympy.pi * v)
+        return sympy.integrate(2 * density * sympy.cos(k * y), (y, 0, sympy.oo))
+
+    product = characteristic(a**2) * characteristic(b**2)
+    assert sympy.simplify(product - characteristic(a**2 + b**2)) == 0
+
+
+@pytest.mark.equation("eq-forward")
+@pytest.mark.parametrize("schedule", [Schedule.linear(), Schedule.cosine(200), Schedule([0.3, 0.2, 0.6])])
+def test_jump_is_the_walk(schedule: Schedule) -> None:
+    """Walk by single steps only, and collect what multiplies x_0 and the variance of all noise."""
+    signal, variance = 1.0, 0.0
+    for t in range(1, schedule.T + 1):
+        step_signal, step_noise = factors(q_step, t, schedule)
+        signal, variance = step_signal * signal, step_signal**2 * variance + step_noise**2
+        jump_signal, jump_noise = factors(q_sample, t, schedule)
+        assert jump_signal == pytest.approx(signal, rel=1e-11)
+        assert jump_noise**2 == pytest.approx(variance, rel=1e-11)
+
+
+@pytest.mark.equation("eq-forward")
+def test_jump_density_solves_the_chapman_kolmogorov_equation() -> None:
+    """q(x_t | x_0) = integral of q(x_t | x_{t-1}) q(x_{t-1} | x_0), on a grid, with exact fractions as tables."""
+    schedule = Schedule([0.3, 0.2, 0.6])
+    x_0, grid = 1.4, np.linspace(-12, 12, 24_001)
+    density = normal_pdf(grid, (1 - 0.3) ** 0.5 * x_0, 0.3)
+    for t, beta in ((2, 0.2), (3, 0.6)):
+        density = np.array([
+            integrate(density * normal_pdf(x, (1 - beta) ** 0.5 * grid, beta), grid)
+            for x in grid[::40]
+        ])
+        mean, variance = moments(density, grid[::40])
+        signal, noise = factors(q_sample, t, schedule)
+        assert mean == pytest.approx(signal * x_0, rel=1e-8)
+        assert variance == pytest.approx(noise**2, rel=1e-8)
+        density = np.interp(grid, grid[::40], density) if t == 3 else normal_pdf(grid, mean, variance)
+
+
+@pytest.mark.equation("eq-noise-sum")
+@pytest.mark.parametrize("t", [1, 2, 700])
+def test_total_noise_is_the_sum_of_the_steps(linear: Schedule, t: int) -> None:
+    """Walk with noises w, build epsilon from them with exact fractions, jump: the same point."""
+    beta = linear_beta(1000)
+    bar = alpha_bar(beta)
+    w = torch.randn(t + 1, 5, dtype=F64, generator=torch.Generator().manual_seed(0))
+    x_0 = torch.linspace(-1, 1, 5, dtype=F64)
+    x = x_0
+    for s in range(1, t + 1):
+        x = q_step(x, s, w[s], linear)
+    total = sum((float(beta[s]) * bar[t] / bar[s]) ** 0.5 * w[s] for s in range(1, t + 1))
+    noise = total / (1 - bar[t]) ** 0.5
+    assert torch.allclose(q_sample(x_0, t, noise, linear), x, rtol=0, atol=1e-11)
+
+
+@pytest.mark.equation("def-snr")
+@pytest.mark.parametrize("t", [1, 300, 1000])
+def test_snr_is_power_over_power(linear: Schedule, t: int) -> None:
+    """Measure both powers in a simulation with data of unit power."""
+    n = 200_000
+    generator = torch.Generator().manual_seed(0)
+    x_0, noise = torch.randn(2, n, dtype=F64, generator=generator)
+    signal = q_sample(x_0, t, torch.zeros_like(noise), linear).square().mean()
+    grain = q_sample(torch.zeros_like(x_0), t, noise, linear).square().mean()
+    assert abs(linear.log_snr[t] - (signal / grain).log()) < 4 * (4 / n) ** 0.5
+
+
+@pytest.mark.equation("def-snr")
+def test_snr_falls_from_infinity(linear: Schedule) -> None:
+    assert linear.log_snr[0] == torch.inf
+    assert (linear.log_snr.diff() < 0).all()
+
+
+def test_time_zero_is_the_picture_itself(linear: Schedule) -> None:
+    x_0, noise = torch.randn(2, 3, 1, 4, 4)
+    assert torch.equal(q_sample(x_0, 0, noise, linear), x_0)
+
+
+def test_each_picture_gets_its_own_time(linear: Schedule) -> None:
+    x, noise = torch.randn(2, 3, 2, 4, 4)
+    t = torch.tensor([1, 500, 1000])
+    for step in (q_step, q_sample):
+        together = step(x, t, noise, linear)
+        apart = [step(x[i : i + 1], int(t[i]), noise[i : i + 1], linear) for i in range(3)]
+        assert together.dtype == x.dtype
+        assert torch.equal(together, torch.cat(apart))
+
+
+def test_factors_are_rounded_once(linear: Schedule) -> None:
+    """sqrt(1 - alpha_bar_1) = 0.01 to float32's last digit; computed in float32 it would be off in the fifth."""
+    noise = torch.ones(1, dtype=torch.float32)
+    assert q_sample(torch.zeros_like(noise), 1, noise, linear).item() == np.float32(0.01)
+
+
+@pytest.mark.parametrize(
+    "beta", [[0.1, 0.0], [0.1, 1.0], [-0.1], [float("nan")], [], [[0.1, 0.2]]]
+)
+def test_schedule_refuses_bad_betas(beta: list[float]) -> None:
+    with pytest.raises(ValueError, match="beta"):
+        Schedule(beta)
+
+
+def test_schedule_error_names_the_step() -> None:
+    with pytest.raises(ValueError, match="beta_2 = 1.5"):
+        Schedule([0.1, 1.5, 2.0])
+
+
+@pytest.mark.parametrize("T", [0, -3, 2.5, True])
+def test_schedule_refuses_bad_T(T: int) -> None:
+    for make in (Schedule.linear, Schedule.cosine):
+        with pytest.raises(ValueError, match="T:"):
+            make(T)
+
+
+def test_cosine_refuses_negative_offset() -> None:
+    with pytest.raises(ValueError, match="s:"):
+        Schedule.cosine(10, -0.1)
+
+
+def test_schedule_is_frozen_and_moves(linear: Schedule) -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        linear.T = 5
+    moved = linear.to("meta")
+    assert moved.alpha_bar.device.type == "meta"
+    assert moved.T == 1000
+    assert linear.alpha_bar.device.type == "cpu"
+
+
+@pytest.mark.parametrize("t", [0, 1001, torch.tensor([1, 0]), torch.tensor([1001]), -1])
+def test_times_outside_are_refused(linear: Schedule, t: int | torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="t: expected 1"):
+        check_t(t, linear)
+
+
+@pytest.mark.parametrize("t", [1.5, torch.tensor([1.0]), "1", True])
+def test_times_of_a_wrong_type_are_refused(linear: Schedule, t: object) -> None:
+    with pytest.raises(TypeError, match="t: expected an int"):
+        check_t(t, linear)
+
+
+def test_one_time_a_picture(linear: Schedule) -> None:
+    x = torch.zeros(3, 2)
+    with pytest.raises(ValueError, match=r"shape \(3,\)"):
+        q_sample(x, torch.tensor([1, 2]), x, linear)
+    assert per_picture(torch.tensor([1.0, 2.0, 3.0]), x).shape == (3, 1)

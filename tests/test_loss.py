@@ -1,0 +1,213 @@
+"""The loss and its relatives: against grids, torch.distributions, golden numbers and simulation."""
+
+import math
+
+import pytest
+import torch
+from reference import alpha_bar, bayes_on_a_grid, linear_beta, normal_pdf
+from scipy.stats import chisquare
+from torch import Tensor
+
+from ddpm_nb.forward import Schedule, q_sample
+from ddpm_nb.likelihood import GaussianMixture
+from ddpm_nb.loss import (
+    denoising_mean,
+    noise_to_score,
+    noise_to_v,
+    predict_x_0,
+    reverse_variance,
+    simple_loss,
+    v_to_noise,
+    vlb_weight,
+)
+from ddpm_nb.posterior import noised_mixture, optimal_noise, posterior_mean, posterior_variance
+
+F64 = torch.float64
+BETA = linear_beta(1000)
+BAR = alpha_bar(BETA)
+LINEAR = Schedule.linear()
+
+
+def draws(seed: int = 0, n: int = 6) -> tuple[Tensor, Tensor, Tensor]:
+    """x_0 and noise, (n, 3), and one time each, from 1 to T."""
+    x_0, noise = torch.randn(2, n, 3, dtype=F64, generator=torch.Generator().manual_seed(seed))
+    return x_0, noise, torch.linspace(1, 1000, n).long()
+
+
+@pytest.mark.equation("eq-predict-x0")
+def test_the_true_noise_gives_the_picture_back() -> None:
+    x_0, noise, t = draws()
+    x_t = q_sample(x_0, t, noise, LINEAR)
+    assert torch.allclose(predict_x_0(x_t, t, noise, LINEAR), x_0, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.equation("eq-denoising-mean")
+@pytest.mark.parametrize("t", [2, 30, 500, 1000])
+def test_line_4_is_bayes_rule_when_the_noise_is_known(t: int) -> None:
+    """Make x_t from x_0 with a known noise; the mean of the step back comes from a grid."""
+    x_0, noise = 0.7, 0.4
+    x_t = BAR[t] ** 0.5 * x_0 + (1 - BAR[t]) ** 0.5 * noise
+    beta = float(BETA[t])
+    mean, _ = bayes_on_a_grid(
+        lambda x: normal_pdf(x, BAR[t - 1] ** 0.5 * x_0, 1 - BAR[t - 1]),
+        lambda x: normal_pdf(x_t, (1 - beta) ** 0.5 * x, beta),
+        x_t / (1 - beta) ** 0.5,
+        beta**0.5,
+    )
+    got = denoising_mean(
+        torch.tensor([x_t], dtype=F64), t, torch.tensor([noise], dtype=F64), LINEAR
+    )
+    assert got.item() == pytest.approx(mean, rel=1e-7)
+
+
+@pytest.mark.equation("eq-denoising-mean")
+def test_line_4_is_the_posterior_mean_with_the_predicted_picture_put_in() -> None:
+    x_t, noise, t = draws(1)
+    x_0_hat = predict_x_0(x_t, t, noise, LINEAR)
+    expected = posterior_mean(x_0_hat, x_t, t, LINEAR)
+    assert torch.allclose(denoising_mean(x_t, t, noise, LINEAR), expected, rtol=1e-9, atol=1e-10)
+
+
+def constant(value: float):  # noqa: ANN201
+    return lambda x_t, t: torch.full_like(x_t, value)
+
+
+@pytest.mark.equation("def-simple-loss")
+def test_a_network_that_answers_zero_scores_the_power_of_the_noise() -> None:
+    n = 200_000
+    loss = simple_loss(constant(0.0), torch.ones(n, 1), LINEAR, torch.Generator().manual_seed(0))
+    assert abs(loss - 1) < 4 * (2 / n) ** 0.5
+    loss = simple_loss(constant(0.5), torch.ones(n, 1), LINEAR, torch.Generator().manual_seed(0))
+    assert abs(loss - 1.25) < 4 * (3 / n) ** 0.5
+
+
+@pytest.mark.equation("def-simple-loss")
+def test_a_network_that_knows_the_only_picture_scores_zero() -> None:
+    """For data that are one point the noise follows from x_t: no formula of the loss is used here."""
+    x_0 = torch.full((500, 2), 0.3, dtype=F64)
+
+    def perfect(x_t: Tensor, t: Tensor) -> Tensor:
+        bar = torch.tensor([BAR[i] for i in t.tolist()], dtype=F64)[:, None]
+        return (x_t - bar.sqrt() * 0.3) / (1 - bar).sqrt()
+
+    assert simple_loss(perfect, x_0, LINEAR, torch.Generator().manual_seed(0)) < 1e-20
+
+
+@pytest.mark.equation("def-simple-loss")
+def test_times_are_uniform_and_the_network_sees_the_right_noise_level() -> None:
+    schedule, n, seen = Schedule.linear(10, 0.01, 0.3), 50_000, {}
+
+    def spy(x_t: Tensor, t: Tensor) -> Tensor:
+        seen.update(x_t=x_t, t=t)
+        return torch.zeros_like(x_t)
+
+    simple_loss(spy, torch.zeros(n, 1), schedule, torch.Generator().manual_seed(0))
+    counts = torch.bincount(seen["t"], minlength=11)
+    assert seen["t"].dtype == torch.int64
+    assert counts[0] == 0
+    assert len(counts) == 11
+    assert chisquare(counts[1:]).pvalue > 1e-3
+    bar = alpha_bar(linear_beta(10, "0.01", "0.3"))
+    for t in range(1, 11):
+        x = seen["x_t"][seen["t"] == t]
+        assert abs(x.var() / (1 - bar[t]) - 1) < 4 * (2 / len(x)) ** 0.5
+
+
+@pytest.mark.equation("eq-vlb-weight")
+@pytest.mark.parametrize("variance", ["large", "small"])
+def test_weighted_error_is_the_kl_between_true_and_modelled_step(variance: str) -> None:
+    """Both steps as distributions of torch's, with the same variance; torch works out their divergence."""
+    x_0, noise, t = draws(2)
+    t = t.clamp(min=2)
+    guess = noise + torch.randn(noise.shape, dtype=F64, generator=torch.Generator().manual_seed(3))
+    x_t = q_sample(x_0, t, noise, LINEAR)
+    sigma = (LINEAR.beta[t] if variance == "large" else posterior_variance(t, LINEAR)).sqrt()
+    true = torch.distributions.Normal(posterior_mean(x_0, x_t, t, LINEAR), sigma[:, None])
+    model = torch.distributions.Normal(denoising_mean(x_t, t, guess, LINEAR), sigma[:, None])
+    expected = torch.distributions.kl_divergence(true, model).sum(1)
+    got = vlb_weight(t, LINEAR, variance) * (noise - guess).square().sum(1)
+    assert torch.allclose(got, expected, rtol=1e-8)
+
+
+@pytest.mark.equation("eq-vlb-weight")
+def test_weight_golden_numbers() -> None:
+    golden = {2: 0.27269, 10: 0.073717, 100: 0.0100813, 1000: 0.0102045}
+    for t, weight in golden.items():
+        assert vlb_weight(t, LINEAR).item() == pytest.approx(weight, rel=1e-4)
+    weights = vlb_weight(torch.arange(1, 1001), LINEAR)
+    assert weights.argmin() + 1 == 349
+    assert weights.min().item() == pytest.approx(0.0050, abs=5e-5)
+
+
+@pytest.mark.equation("eq-score")
+@pytest.mark.parametrize("t", [1, 200, 1000])
+def test_score_of_the_best_noise_is_the_slope_of_the_log_density(t: int) -> None:
+    mixture = GaussianMixture([0.3, 0.7], [[-1.0, 0.0], [1.0, 0.5]], [0.2, 0.4])
+    x = torch.randn(5, 2, dtype=F64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    noised_mixture(mixture, t, LINEAR).log_prob(x).sum().backward()
+    with torch.no_grad():
+        score = noise_to_score(optimal_noise(mixture, LINEAR)(x, t), t, LINEAR)
+    assert torch.allclose(score, x.grad, rtol=1e-9)
+
+
+@pytest.mark.equation("def-v")
+def test_v_is_the_velocity_on_the_circle() -> None:
+    """With x = cos(a) x_0 + sin(a) noise, v is dx/da: take it as a difference quotient."""
+    x_0, noise, t = draws(4)
+    bar = torch.tensor([BAR[i] for i in t.tolist()], dtype=F64)[:, None]
+    angle, h = bar.sqrt().acos(), 1e-6
+    ahead, behind = (
+        (angle + d).cos() * x_0 + (angle + d).sin() * noise for d in (h, -h)
+    )
+    x_t = q_sample(x_0, t, noise, LINEAR)
+    v = noise_to_v(x_t, t, noise, LINEAR)
+    assert torch.allclose(v, (ahead - behind) / (2 * h), atol=1e-8)
+    assert torch.allclose(x_t**2 + v**2, x_0**2 + noise**2, rtol=1e-9)
+
+
+@pytest.mark.equation("eq-v-inverse")
+def test_v_and_noise_say_the_same() -> None:
+    """From a v built of x_0 and noise by turning, the noise must come back."""
+    x_0, noise, t = draws(5)
+    bar = torch.tensor([BAR[i] for i in t.tolist()], dtype=F64)[:, None]
+    x_t, v = torch.unbind(
+        torch.stack([bar.sqrt(), (1 - bar).sqrt(), -(1 - bar).sqrt(), bar.sqrt()]).view(2, 2, -1, 1)
+        .mul(torch.stack([x_0, noise])).sum(1)
+    )
+    assert torch.allclose(v_to_noise(x_t, t, v, LINEAR), noise, atol=1e-12)
+
+
+def test_reverse_variance_offers_the_paper_s_two_choices() -> None:
+    t = torch.tensor([1, 2, 1000])
+    assert torch.equal(reverse_variance(t, LINEAR, "large"), LINEAR.beta[t])
+    assert torch.equal(reverse_variance(t, LINEAR, "small"), posterior_variance(t, LINEAR))
+    with pytest.raises(ValueError, match="'medium'"):
+        reverse_variance(1, LINEAR, "medium")
+
+
+def test_small_variance_has_no_weight_at_the_first_step() -> None:
+    with pytest.raises(ValueError, match="t: expected 2"):
+        vlb_weight(1, LINEAR, "small")
+    assert math.isfinite(vlb_weight(1, LINEAR, "large"))
+
+
+def test_answer_of_another_shape_is_refused() -> None:
+    """Broadcasting would otherwise make a wrong loss without a word."""
+    with pytest.raises(ValueError, match="model: expected an answer of shape"):
+        simple_loss(lambda x_t, t: x_t[:, :1], torch.zeros(4, 3), LINEAR)
+
+
+def test_loss_is_reproducible_and_leaves_the_global_state_alone() -> None:
+    before = torch.get_rng_state()
+    losses = [
+        simple_loss(constant(0.1), torch.zeros(8, 2), LINEAR, torch.Generator().manual_seed(3))
+        for _ in range(2)
+    ]
+    assert torch.equal(*losses)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_gradient_reaches_the_network() -> None:
+    net = torch.nn.Linear(2, 2)
+    simple_loss(lambda x_t, t: net(x_t), torch.ones(4, 2), LINEAR).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())

@@ -1,0 +1,241 @@
+"""The set-up says what is wrong in one line, recovers from an interruption, and can be quick.
+
+A fake Python stands in for the real one, so that nothing is downloaded: `-m venv` makes a folder,
+pip does what the file `pip.sh` says.
+"""
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+SETUP = Path(__file__).resolve().parent.parent / "tools" / "setup_env.py"
+
+FAKE_PYTHON = """\
+#!/bin/sh
+# Called as: python -c CODE, python -m venv .venv, python -m pip ...
+here={root}
+echo "$@" >> "$here/calls"
+case "$1 $2" in
+  "-m venv") . "$here/venv.sh"; mkdir -p .venv/bin; cp "$here/python" .venv/bin/python ;;
+  "-m pip") . "$here/pip.sh" ;;
+  "-c "*)
+    [ ! -e "$here/missing" ] || case "$2" in *$(cat "$here/missing")*) exit 1 ;; esac
+    echo {version} ;;
+esac
+"""
+
+
+class House:
+    """A small checkout with a fake Python."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        (root / "tools").mkdir()
+        shutil.copy(SETUP, root / "tools")
+        (root / "requirements.txt").write_text("")
+        (root / "pyproject.toml").write_text('[project]\nname = "x"\n')
+        (root / "venv.sh").write_text("")
+        (root / "pip.sh").write_text("")
+        python = root / "python"
+        version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+        python.write_text(FAKE_PYTHON.format(root=root, version=version))
+        python.chmod(0o755)
+
+    def setup(self) -> subprocess.CompletedProcess[str]:
+        """Run the tool as the Makefile does, with the fake Python underneath."""
+        code = "import setup_env, sys; sys.exit(setup_env.main(python={!r}))"
+        return self.run(code.format(str(self.root / "python")))
+
+    def run(self, code: str, **env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=self.root,
+            env={**os.environ, "PYTHONPATH": str(self.root / "tools"), **env},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def calls(self) -> list[str]:
+        """What the fake Python was asked for since the last look."""
+        file = self.root / "calls"
+        lines = file.read_text().splitlines() if file.exists() else []
+        file.unlink(missing_ok=True)
+        return lines
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return House(tmp_path)
+
+
+def installs(calls: list[str]) -> list[str]:
+    return [call for call in calls if "pip install" in call]
+
+
+def test_first_run_makes_the_environment_and_the_second_reuses_it(house: House) -> None:
+    first = house.setup()
+    assert first.returncode == 0, first.stderr
+    requirements, package = installs(house.calls())
+    assert requirements.endswith("-r requirements.txt")
+    assert package.endswith("--editable .")
+    assert "--no-deps" in package
+    start = time.perf_counter()
+    second = house.setup()
+    assert (second.returncode, second.stdout, second.stderr) == (0, "", "")
+    assert house.calls() == []
+    assert time.perf_counter() - start < 10  # nothing was installed; measured: 0.1 s
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "renewed"),
+    [
+        ("requirements.txt", "einops==0.8.2\n", True),
+        ("pyproject.toml", '[project]\nname = "x"\ndependencies = ["torch"]\n', True),
+        ("pyproject.toml", '[project]\nname = "x"\n[tool.ruff]\nline-length = 90\n', False),
+    ],
+)
+def test_changed_requirements_renew_it_in_place(
+    house: House, file: str, text: str, renewed: bool
+) -> None:
+    house.setup()
+    house.calls()
+    (house.root / file).write_text(text)
+    assert house.setup().returncode == 0
+    calls = house.calls()
+    assert bool(installs(calls)) is renewed
+    assert not any("venv" in call for call in calls)
+
+
+def test_interrupted_install_starts_afresh(house: House) -> None:
+    (house.root / "pip.sh").write_text("touch .venv/half; kill -9 $PPID; exit 1")
+    assert house.setup().returncode != 0
+    assert (house.root / ".venv/half").exists()
+    (house.root / "pip.sh").write_text("")
+    assert house.setup().returncode == 0
+    assert not (house.root / ".venv/half").exists()
+    assert any("-m venv" in call for call in house.calls())
+
+
+def test_half_made_folder_is_replaced(house: House) -> None:
+    (house.root / ".venv/bin").mkdir(parents=True)
+    (house.root / ".venv/bin/python").write_text("not a program")
+    assert house.setup().returncode == 0
+    assert any("-m venv" in call for call in house.calls())
+
+
+def test_somebodys_own_environment_is_completed_not_emptied(house: House) -> None:
+    (house.root / ".venv/bin").mkdir(parents=True)
+    shutil.copy(house.root / "python", house.root / ".venv/bin/python")
+    (house.root / ".venv/precious").write_text("")
+    assert house.setup().returncode == 0
+    assert (house.root / ".venv/precious").exists()
+    assert len(installs(house.calls())) == 2
+
+
+def test_copied_checkout_gets_its_own_environment(house: House, tmp_path: Path) -> None:
+    house.setup()
+    stamp = house.root / ".venv/ddpm_nb.json"
+    stamp.write_text(json.dumps({**json.loads(stamp.read_text()), "root": "/elsewhere"}))
+    house.calls()
+    assert house.setup().returncode == 0
+    assert any("-m venv" in call for call in house.calls())
+
+
+@pytest.mark.parametrize(
+    ("file", "script", "expected"),
+    [
+        ("pip.sh", "echo 'ERROR: [Errno 28] No space left on device' >&2; exit 1", "no space left"),
+        ("venv.sh", "echo 'OSError: [Errno 28] No space left' >&2; exit 1", "no space left"),
+        ("pip.sh", "echo 'OSError: [Errno 122] Disk quota exceeded' >&2; exit 1", "no space left"),
+        (
+            "pip.sh",
+            "echo 'WARNING: Retrying after NewConnectionError: [Errno 101] unreachable' >&2;"
+            "echo 'ERROR: No matching distribution found for torch' >&2; exit 1",
+            "no network",
+        ),
+        ("pip.sh", "echo 'Temporary failure in name resolution' >&2; exit 1", "no network"),
+        ("missing", "ensurepip", "no ensurepip module"),
+        ("missing", "import venv", "no venv module"),
+    ],
+)
+def test_trouble_is_one_clear_line(house: House, file: str, script: str, expected: str) -> None:
+    (house.root / file).write_text(script)
+    result = house.setup()
+    assert result.returncode == 1
+    assert expected in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    # Put right, the same command works.
+    (house.root / file).write_text("nothing" if file == "missing" else "")
+    assert house.setup().returncode == 0
+
+
+def test_unknown_trouble_shows_the_tools_own_words(house: House) -> None:
+    (house.root / "pip.sh").write_text("echo 'ERROR: Invalid requirement' >&2; exit 1")
+    result = house.setup()
+    assert result.returncode == 1
+    assert "Invalid requirement" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+OLD = "import setup_env, sys; sys.exit(setup_env.main(version=(3, 6, 15)))"
+
+
+def test_old_python_says_what_is_needed(house: House) -> None:
+    result = house.run(OLD, PATH="/nowhere")
+    assert result.returncode == 1
+    (line,) = result.stderr.strip().splitlines()
+    assert "3.11" in line
+    assert "3.6.15" in line
+
+
+def test_old_python_hands_over_to_a_newer_one(house: House) -> None:
+    """A broken candidate is passed over; the next one gets the script."""
+    folder = house.root / "path"
+    folder.mkdir()
+    for name, script in [
+        ("python3.13", "exit 127"),
+        ("python3.12", 'case "$1" in -c) exit 0 ;; esac; echo "handed over: $1"'),
+    ]:
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+    result = house.run(OLD, PATH=str(folder))
+    assert result.stdout.startswith("handed over: ")
+    assert result.stdout.strip().endswith("setup_env.py")
+
+
+def test_old_pythons_can_read_the_file() -> None:
+    """Their grammar, as far as the syntax tree shows it: no f-strings, no annotations."""
+    tree = ast.parse(SETUP.read_text(), feature_version=(3, 7))
+    for node in ast.walk(tree):
+        assert not isinstance(node, ast.JoinedStr | ast.AnnAssign | ast.NamedExpr | ast.Nonlocal)
+        assert not (isinstance(node, ast.Raise) and node.cause)
+        assert not (isinstance(node, ast.arg) and node.annotation)
+        assert not (isinstance(node, ast.FunctionDef) and (node.returns or node.args.kwonlyargs))
+
+
+@pytest.mark.parametrize("name", ["python2.7", "python3.6", "python3.8"])
+def test_a_real_old_python(house: House, name: str) -> None:
+    """Where one is installed, it must say what is needed in one line."""
+    python = shutil.which(name)
+    if python is None or subprocess.run([python, "-c", ""], capture_output=True).returncode:
+        pytest.skip(f"no {name} here")
+    code = textwrap.dedent("""
+        import setup_env
+        setup_env.CANDIDATES = []
+        raise SystemExit(setup_env.main())
+    """)
+    env = {**os.environ, "PYTHONPATH": str(house.root / "tools")}
+    result = subprocess.run(
+        [python, "-c", code], env=env, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 1
+    assert len(result.stderr.strip().splitlines()) == 1
