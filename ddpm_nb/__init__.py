@@ -38,8 +38,6 @@ _CHAPTERS: dict[str, tuple[str, ...]] = {
 }
 _HOME = {name: chapter for chapter, names in _CHAPTERS.items() for name in names}
 
-__all__ = sorted(_HOME)  # noqa: PLE0605
-
 
 def __getattr__(name: str) -> Any:
     """Import the chapter that defines `name`, on first use."""
@@ -54,7 +52,7 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """List the public names, loaded or not."""
-    return sorted({*globals(), *__all__, *_CHAPTERS})
+    return sorted({*globals(), *_HOME, *_CHAPTERS})
 
 
 if TYPE_CHECKING:

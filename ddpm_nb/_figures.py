@@ -43,9 +43,7 @@ def label_line(
     ax: Axes, x: float, y: float, text: str, color: str, *, ha: str = "left", va: str = "center"
 ) -> None:
     """Write `text` beside a line at (x, y) in the line's own colour: no legend to look up."""
-    ax.annotate(
-        text, (x, y), xytext=(4, 0), textcoords="offset points", color=color, ha=ha, va=va
-    )
+    ax.annotate(text, (x, y), xytext=(4, 0), textcoords="offset points", color=color, ha=ha, va=va)
 
 
 def _tile(pictures: Tensor, columns: int) -> np.ndarray:
@@ -74,7 +72,10 @@ def show_pictures(ax: Axes, pictures: Tensor, columns: int | None = None) -> Non
 
 
 def picture_rows(
-    rows: Sequence[Tensor], row_labels: Sequence[str], column_labels: Sequence[str], size: float = 0.8
+    rows: Sequence[Tensor],
+    row_labels: Sequence[str],
+    column_labels: Sequence[str],
+    size: float = 0.8,
 ) -> Figure:
     """Draw a table of pictures: one tensor (N, C, H, W) a row, labels at the left and on top."""
     columns = len(column_labels)
@@ -84,9 +85,7 @@ def picture_rows(
     for line, pictures, row_label in zip(axes, rows, row_labels, strict=True):
         for ax, picture in zip(line, pictures, strict=True):
             show_pictures(ax, picture[None])
-        line[0].text(
-            -0.15, 0.5, row_label, transform=line[0].transAxes, ha="right", va="center"
-        )
+        line[0].text(-0.15, 0.5, row_label, transform=line[0].transAxes, ha="right", va="center")
     for ax, text in zip(axes[0], column_labels, strict=True):
         ax.set_title(text)
     return figure

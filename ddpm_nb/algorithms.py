@@ -519,8 +519,9 @@ def sample(
 #     average.update_parameters(unet)
 #     losses.append(record.loss)
 #     if record.step % 500 == 0:
+#         seconds = time.perf_counter() - start
 #         print(
-#             f"step {record.step:5}   loss {torch.stack(losses[-100:]).mean():.3f}   {time.perf_counter() - start:4.0f} s"
+#             f"step {record.step:5}   loss {torch.stack(losses[-100:]).mean():.3f}   {seconds:4.0f} s"
 #         )
 #     if record.step == STEPS:
 #         break
@@ -641,13 +642,9 @@ def sample(
 # **"No $z$ when $t = 0$."** So the notes say of line 3, and in a loop that counts $t = T-1,\dots,0$ it is right. In the paper's count the last step is $t = 1$. Mix the two, `if t > 0` in a loop that ends at 1, and noise is added to the finished picture. At 50 steps the test above rejects it. At 1000 steps $\sigma_1$ is 0.01, about one grey level, and nobody notices:
 
 # %% tags=["active-ipynb"]
-# grey_level = 2 / 255
-# print(
-#     f"sigma_1 with T = 1000, linear: {schedule.beta[1].sqrt():.3f} = {schedule.beta[1].sqrt() / grey_level:.1f} grey levels"
-# )
-# print(
-#     f"sigma_1 with T = 50, cosine:   {fifty.beta[1].sqrt():.3f} = {fifty.beta[1].sqrt() / grey_level:.1f} grey levels"
-# )
+# for name, table in (("T = 1000, linear", schedule), ("T = 50, cosine", fifty)):
+#     sigma_1 = table.beta[1].sqrt()
+#     print(f"sigma_1 with {name}: {sigma_1:.3f} = {sigma_1 / (2 / 255):.1f} grey levels")
 
 # %% [markdown]
 # **Leaving out $z$ everywhere.** "Noise makes pictures worse, so add none." Take two bumps, 30 % at $-1$ and 70 % at $+1$, and a *perfect* network. Without $z$ every chain drifts to the middle of the heavier bump, and the other one is never seen.

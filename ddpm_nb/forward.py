@@ -571,7 +571,7 @@ def q_sample(x_0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) ->
 
 # %% tags=["active-ipynb"]
 # for dtype in (torch.float16, torch.float32, torch.float64):
-#     print(f"1 - alpha_bar_1 in {str(dtype):14}: {float(1 - linear.alpha_bar[1].to(dtype)):.8f}")
+#     print(f"1 - alpha_bar_1 in {dtype!s:14}: {float(1 - linear.alpha_bar[1].to(dtype)):.8f}")
 
 # %% [markdown]
 # ## Exercises

@@ -30,7 +30,7 @@ Shapes: B pictures, C channels, H x W pixels. Layer by layer as in the authors' 
 
 import math
 from collections.abc import Sequence
-from typing import Self, TypeVar
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -81,7 +81,7 @@ def time_embedding(t: Tensor, channels: int) -> Tensor:
         raise ValueError(f"channels: expected an even number >= 4, got {channels}")
     half = channels // 2
     index = torch.arange(half, dtype=torch.float32, device=t.device)
-    frequency = torch.exp(-math.log(10_000) / (half - 1) * index)
+    frequency = torch.exp(-math.log(10_000) * index / (half - 1))
     angle = (t - 1).to(torch.float32)[:, None] * frequency
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
@@ -115,14 +115,26 @@ ALMOST_ZERO = (
     1e-5  # the authors ask for a variance scaled by 1e-10, and a gain scales the standard deviation
 )
 
-Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
-
-def _start(layer: Layer, gain: float = 1.0) -> Layer:
-    """Initialise a layer as the paper does, and return it."""
+def _start(layer: nn.Conv2d | nn.Linear, gain: float) -> None:
     nn.init.xavier_uniform_(layer.weight, gain=gain)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
+
+
+def _linear(channels_in: int, channels_out: int, gain: float = 1.0) -> nn.Linear:
+    layer = nn.Linear(channels_in, channels_out)
+    _start(layer, gain)
+    return layer
+
+
+def _conv(
+    channels_in: int, channels_out: int, size: int = 3, stride: int = 1, gain: float = 1.0
+) -> nn.Conv2d:
+    """Return a convolution that keeps height and width (with a stride, `Downsample` does the padding)."""
+    padding = size // 2 if stride == 1 else 0
+    layer = nn.Conv2d(channels_in, channels_out, size, stride, padding)
+    _start(layer, gain)
     return layer
 
 
@@ -152,15 +164,15 @@ class ResidualBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.norm_1 = _norm(channels_in, groups)
-        self.conv_1 = _start(nn.Conv2d(channels_in, channels_out, 3, padding=1))
-        self.time = _start(nn.Linear(time_channels, channels_out))
+        self.conv_1 = _conv(channels_in, channels_out)
+        self.time = _linear(time_channels, channels_out)
         self.norm_2 = _norm(channels_out, groups)
         self.dropout = nn.Dropout(dropout)
-        self.conv_2 = _start(nn.Conv2d(channels_out, channels_out, 3, padding=1), ALMOST_ZERO)
+        self.conv_2 = _conv(channels_out, channels_out, gain=ALMOST_ZERO)
         self.shortcut = (
             nn.Identity()
             if channels_in == channels_out
-            else _start(nn.Conv2d(channels_in, channels_out, 1))
+            else _conv(channels_in, channels_out, size=1)
         )
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
@@ -197,8 +209,8 @@ class Attention(nn.Module):
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
         self.norm = _norm(channels, groups)
-        self.query, self.key, self.value = (_start(nn.Linear(channels, channels)) for _ in range(3))
-        self.out = _start(nn.Linear(channels, channels), ALMOST_ZERO)
+        self.query, self.key, self.value = (_linear(channels, channels) for _ in range(3))
+        self.out = _linear(channels, channels, gain=ALMOST_ZERO)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to the same shape."""
@@ -220,7 +232,7 @@ class Downsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = _start(nn.Conv2d(channels, channels, 3, stride=2))
+        self.conv = _conv(channels, channels, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C, H / 2, W / 2)."""
@@ -233,7 +245,7 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = _start(nn.Conv2d(channels, channels, 3, padding=1))
+        self.conv = _conv(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C, 2 H, 2 W)."""
@@ -271,13 +283,38 @@ class Block(nn.Module):
         return h
 
 
-class Level(nn.Module):
-    """The blocks of one size, and the change of size after them (none at the end of each way)."""
+class DownLevel(nn.Module):
+    """The blocks of one size on the way down, then the halving (none at the lowest level)."""
 
-    def __init__(self, blocks: Sequence[Block], resize: nn.Module | None) -> None:
+    def __init__(self, blocks: Sequence[Block], resize: Downsample | None) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.resize = resize
+
+    def forward(self, h: Tensor, time: Tensor) -> list[Tensor]:
+        """Return every result in order: each block's, and the halved picture."""
+        results = []
+        for block in self.blocks:
+            h = block(h, time)
+            results.append(h)
+        if self.resize is not None:
+            results.append(self.resize(h))
+        return results
+
+
+class UpLevel(nn.Module):
+    """The blocks of one size on the way up, then the doubling (none at full size)."""
+
+    def __init__(self, blocks: Sequence[Block], resize: Upsample | None) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.resize = resize
+
+    def forward(self, h: Tensor, skips: list[Tensor], time: Tensor) -> Tensor:
+        """Map h to the next level's input; each block takes the last of `skips` away."""
+        for block in self.blocks:
+            h = block(torch.cat([h, skips.pop()], dim=1), time)
+        return h if self.resize is None else self.resize(h)
 
 
 class UNet(nn.Module):
@@ -329,11 +366,11 @@ class UNet(nn.Module):
             return Block(channels_in, channels_out, time_channels, dropout, groups, attention)
 
         self.time = nn.Sequential(
-            _start(nn.Linear(channels, time_channels)),
+            _linear(channels, time_channels),
             nn.SiLU(),
-            _start(nn.Linear(time_channels, time_channels)),
+            _linear(time_channels, time_channels),
         )
-        self.stem = _start(nn.Conv2d(picture_channels, channels, 3, padding=1))
+        self.stem = _conv(picture_channels, channels)
 
         levels = list(zip((m * channels for m in multipliers), attention, strict=True))
         width, skips = channels, [channels]  # what comes in, and what has been put aside
@@ -345,7 +382,7 @@ class UNet(nn.Module):
                 width = level_width
                 skips.append(width)
             last = i == len(levels) - 1
-            self.down.append(Level(row, None if last else Downsample(width)))
+            self.down.append(DownLevel(row, None if last else Downsample(width)))
             if not last:
                 skips.append(width)
 
@@ -357,10 +394,10 @@ class UNet(nn.Module):
             for _ in range(blocks + 1):
                 row.append(block(width + skips.pop(), level_width, attends))
                 width = level_width
-            self.up.append(Level(row, Upsample(width) if i else None))
+            self.up.append(UpLevel(row, Upsample(width) if i else None))
 
         self.norm = _norm(width, groups)
-        self.head = _start(nn.Conv2d(width, picture_channels, 3, padding=1), ALMOST_ZERO)
+        self.head = _conv(width, picture_channels, gain=ALMOST_ZERO)
 
     @classmethod
     def cifar10(cls) -> Self:
@@ -395,22 +432,14 @@ class UNet(nn.Module):
         """
         self._check(x_t, t)
         time = self.time(time_embedding(t, self.channels).to(x_t.dtype))
-        h = self.stem(x_t)
-        skips = [h]
+        skips = [self.stem(x_t)]
         for level in self.down:
-            for block in level.blocks:
-                h = block(h, time)
-                skips.append(h)
-            if level.resize is not None:
-                h = level.resize(h)
-                skips.append(h)
+            skips += level(skips[-1], time)
+        h = skips[-1]
         for block in self.middle:
             h = block(h, time)
         for level in self.up:
-            for block in level.blocks:
-                h = block(torch.cat([h, skips.pop()], dim=1), time)
-            if level.resize is not None:
-                h = level.resize(h)
+            h = level(h, skips, time)
         noise: Tensor = self.head(F.silu(self.norm(h)))
         return noise
 

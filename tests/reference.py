@@ -49,9 +49,23 @@ def moments(density: Array, grid: Array) -> tuple[float, float]:
     return mean, integrate(density * (grid - mean) ** 2, grid) / mass
 
 
+def log_normal_pdf(x: Array | float, mean: Array | float, var: Array | float) -> Array:
+    """The logarithm of `normal_pdf`, for densities that would underflow."""
+    return -((np.asarray(x) - mean) ** 2) / (2 * np.asarray(var)) - 0.5 * np.log(2 * math.pi * var)
+
+
 def bayes_on_a_grid(
-    prior: Callable[[Array], Array], likelihood: Callable[[Array], Array], center: float, width: float
+    log_prior: Callable[[Array], Array], log_likelihood: Callable[[Array], Array]
 ) -> tuple[float, float]:
-    """Mean and variance of prior(x) likelihood(x), normalised, over center +- 12 widths."""
-    grid = np.linspace(center - 12 * width, center + 12 * width, 40_001)
-    return moments(prior(grid) * likelihood(grid), grid)
+    """Mean and variance of prior(x) likelihood(x), normalised, for a product with one peak in [-8, 8].
+
+    The peak is searched on a coarse grid and then weighed on a fine one around it: no algebra.
+    """
+    grid = np.linspace(-8, 8, 40_001)
+    for _ in range(3):
+        log_product = log_prior(grid) + log_likelihood(grid)
+        seen = grid[log_product > log_product.max() - 50]  # exp(-50) of the peak is nothing
+        margin = grid[1] - grid[0]
+        grid = np.linspace(seen[0] - margin, seen[-1] + margin, 40_001)
+    log_product = log_prior(grid) + log_likelihood(grid)
+    return moments(np.exp(log_product - log_product.max()), grid)

@@ -130,7 +130,9 @@ def test_two_normals_merge_in_symbols() -> None:
 
 
 @pytest.mark.equation("eq-forward")
-@pytest.mark.parametrize("schedule", [Schedule.linear(), Schedule.cosine(200), Schedule([0.3, 0.2, 0.6])])
+@pytest.mark.parametrize(
+    "schedule", [Schedule.linear(), Schedule.cosine(200), Schedule([0.3, 0.2, 0.6])]
+)
 def test_jump_is_the_walk(schedule: Schedule) -> None:
     """Walk by single steps only, and collect what multiplies x_0 and the variance of all noise."""
     signal, variance = 1.0, 0.0
@@ -149,15 +151,19 @@ def test_jump_density_solves_the_chapman_kolmogorov_equation() -> None:
     x_0, grid = 1.4, np.linspace(-12, 12, 24_001)
     density = normal_pdf(grid, (1 - 0.3) ** 0.5 * x_0, 0.3)
     for t, beta in ((2, 0.2), (3, 0.6)):
-        density = np.array([
-            integrate(density * normal_pdf(x, (1 - beta) ** 0.5 * grid, beta), grid)
-            for x in grid[::40]
-        ])
+        density = np.array(
+            [
+                integrate(density * normal_pdf(x, (1 - beta) ** 0.5 * grid, beta), grid)
+                for x in grid[::40]
+            ]
+        )
         mean, variance = moments(density, grid[::40])
         signal, noise = factors(q_sample, t, schedule)
         assert mean == pytest.approx(signal * x_0, rel=1e-8)
         assert variance == pytest.approx(noise**2, rel=1e-8)
-        density = np.interp(grid, grid[::40], density) if t == 3 else normal_pdf(grid, mean, variance)
+        density = (
+            np.interp(grid, grid[::40], density) if t == 3 else normal_pdf(grid, mean, variance)
+        )
 
 
 @pytest.mark.equation("eq-noise-sum")
@@ -215,16 +221,14 @@ def test_factors_are_rounded_once(linear: Schedule) -> None:
     assert q_sample(torch.zeros_like(noise), 1, noise, linear).item() == np.float32(0.01)
 
 
-@pytest.mark.parametrize(
-    "beta", [[0.1, 0.0], [0.1, 1.0], [-0.1], [float("nan")], [], [[0.1, 0.2]]]
-)
+@pytest.mark.parametrize("beta", [[0.1, 0.0], [0.1, 1.0], [-0.1], [float("nan")], [], [[0.1, 0.2]]])
 def test_schedule_refuses_bad_betas(beta: list[float]) -> None:
     with pytest.raises(ValueError, match="beta"):
         Schedule(beta)
 
 
 def test_schedule_error_names_the_step() -> None:
-    with pytest.raises(ValueError, match="beta_2 = 1.5"):
+    with pytest.raises(ValueError, match=r"beta_2 = 1\.5"):
         Schedule([0.1, 1.5, 2.0])
 
 

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from reference import integrate, moments, normal_pdf
 
 from ddpm_nb.likelihood import GaussianMixture, gaussian_kl, gaussian_log_prob
@@ -21,7 +20,9 @@ def column(*values: float) -> torch.Tensor:
 @pytest.mark.parametrize(("mean", "var"), [(0.0, 1.0), (-1.3, 0.04), (2.0, 9.0)])
 def test_normal_density_has_mass_mean_and_variance(mean: float, var: float) -> None:
     grid = np.linspace(mean - 12 * var**0.5, mean + 12 * var**0.5, 20_001)
-    density = gaussian_log_prob(torch.tensor(grid)[:, None], column(mean), column(var)).exp().numpy()
+    density = (
+        gaussian_log_prob(torch.tensor(grid)[:, None], column(mean), column(var)).exp().numpy()
+    )
     assert integrate(density, grid) == pytest.approx(1, abs=1e-12)
     assert moments(density, grid) == pytest.approx((mean, var), rel=1e-10, abs=1e-12)
 
@@ -61,7 +62,9 @@ def test_mixture_samples_have_the_right_shares_means_and_widths(mixture: Gaussia
     share = 0.3 + 0.7 * float(torch.special.ndtr(torch.tensor(-1.25 / 0.6, dtype=torch.float64)))
     assert abs(left.double().mean() - share) < 4 * (share * (1 - share) / n) ** 0.5
     mean = torch.tensor([0.3 * -1 + 0.7 * 1.5, 0.3 * 0.5 - 0.7 * 0.5], dtype=torch.float64)
-    var = torch.tensor([0.3 * 1.09 + 0.7 * (2.25 + 0.36), 0.3 * 0.34 + 0.7 * 0.61]).double() - mean**2
+    var = (
+        torch.tensor([0.3 * 1.09 + 0.7 * (2.25 + 0.36), 0.3 * 0.34 + 0.7 * 0.61]).double() - mean**2
+    )
     assert ((x.mean(0) - mean).abs() < 4 * (var / n).sqrt()).all()
     assert ((x.var(0) / var - 1).abs() < 4 * (3 / n) ** 0.5).all()
     assert x.shape == (n, 2)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from reference import alpha_bar, bayes_on_a_grid, linear_beta, normal_pdf
+from reference import alpha_bar, bayes_on_a_grid, linear_beta, log_normal_pdf
 from scipy.stats import chisquare
 from torch import Tensor
 
@@ -49,10 +49,8 @@ def test_line_4_is_bayes_rule_when_the_noise_is_known(t: int) -> None:
     x_t = BAR[t] ** 0.5 * x_0 + (1 - BAR[t]) ** 0.5 * noise
     beta = float(BETA[t])
     mean, _ = bayes_on_a_grid(
-        lambda x: normal_pdf(x, BAR[t - 1] ** 0.5 * x_0, 1 - BAR[t - 1]),
-        lambda x: normal_pdf(x_t, (1 - beta) ** 0.5 * x, beta),
-        x_t / (1 - beta) ** 0.5,
-        beta**0.5,
+        lambda x: log_normal_pdf(x, BAR[t - 1] ** 0.5 * x_0, 1 - BAR[t - 1]),
+        lambda x: log_normal_pdf(x_t, (1 - beta) ** 0.5 * x, beta),
     )
     got = denoising_mean(
         torch.tensor([x_t], dtype=F64), t, torch.tensor([noise], dtype=F64), LINEAR
@@ -68,7 +66,7 @@ def test_line_4_is_the_posterior_mean_with_the_predicted_picture_put_in() -> Non
     assert torch.allclose(denoising_mean(x_t, t, noise, LINEAR), expected, rtol=1e-9, atol=1e-10)
 
 
-def constant(value: float):  # noqa: ANN201
+def constant(value: float):
     return lambda x_t, t: torch.full_like(x_t, value)
 
 
@@ -156,9 +154,7 @@ def test_v_is_the_velocity_on_the_circle() -> None:
     x_0, noise, t = draws(4)
     bar = torch.tensor([BAR[i] for i in t.tolist()], dtype=F64)[:, None]
     angle, h = bar.sqrt().acos(), 1e-6
-    ahead, behind = (
-        (angle + d).cos() * x_0 + (angle + d).sin() * noise for d in (h, -h)
-    )
+    ahead, behind = ((angle + d).cos() * x_0 + (angle + d).sin() * noise for d in (h, -h))
     x_t = q_sample(x_0, t, noise, LINEAR)
     v = noise_to_v(x_t, t, noise, LINEAR)
     assert torch.allclose(v, (ahead - behind) / (2 * h), atol=1e-8)
@@ -171,8 +167,10 @@ def test_v_and_noise_say_the_same() -> None:
     x_0, noise, t = draws(5)
     bar = torch.tensor([BAR[i] for i in t.tolist()], dtype=F64)[:, None]
     x_t, v = torch.unbind(
-        torch.stack([bar.sqrt(), (1 - bar).sqrt(), -(1 - bar).sqrt(), bar.sqrt()]).view(2, 2, -1, 1)
-        .mul(torch.stack([x_0, noise])).sum(1)
+        torch.stack([bar.sqrt(), (1 - bar).sqrt(), -(1 - bar).sqrt(), bar.sqrt()])
+        .view(2, 2, -1, 1)
+        .mul(torch.stack([x_0, noise]))
+        .sum(1)
     )
     assert torch.allclose(v_to_noise(x_t, t, v, LINEAR), noise, atol=1e-12)
 

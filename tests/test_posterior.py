@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from reference import alpha_bar, bayes_on_a_grid, integrate, linear_beta, normal_pdf
+from hypothesis import given, strategies as st
+from reference import alpha_bar, bayes_on_a_grid, integrate, linear_beta, log_normal_pdf, normal_pdf
 
 from ddpm_nb.forward import Schedule, q_sample
 from ddpm_nb.likelihood import GaussianMixture
@@ -23,23 +22,13 @@ LINEAR = Schedule.linear()
 def test_step_back_is_bayes_rule(t: int, x_0: float, x_t: float) -> None:
     """Prior q(x_{t-1} | x_0) times likelihood q(x_t | x_{t-1}) on a grid that knows no algebra."""
     beta, before = float(BETA[t]), BAR[t - 1]
-    # Any window that holds the product will do: the likelihood's peak, as wide as the narrower factor.
-    width = min(beta, 1 - before) ** 0.5
-    narrow_prior = 1 - before < beta
-    center = before**0.5 * x_0 if narrow_prior else x_t / (1 - beta) ** 0.5
-    other = x_t / (1 - beta) ** 0.5 if narrow_prior else before**0.5 * x_0
-    width = max(width, abs(other - center) / 12)
     mean, variance = bayes_on_a_grid(
-        lambda x: normal_pdf(x, before**0.5 * x_0, 1 - before),
-        lambda x: np.exp(
-            -((x_t - (1 - beta) ** 0.5 * x) ** 2 - (x_t - (1 - beta) ** 0.5 * center) ** 2) / (2 * beta)
-        ),
-        center,
-        width,
+        lambda x: log_normal_pdf(x, before**0.5 * x_0, 1 - before),
+        lambda x: log_normal_pdf(x_t, (1 - beta) ** 0.5 * x, beta),
     )
     got = posterior_mean(torch.tensor([x_0], dtype=F64), torch.tensor([x_t], dtype=F64), t, LINEAR)
-    assert got.item() == pytest.approx(mean, rel=1e-6, abs=1e-8)
-    assert posterior_variance(t, LINEAR).item() == pytest.approx(variance, rel=1e-5)
+    assert got.item() == pytest.approx(mean, rel=1e-8, abs=1e-9)
+    assert posterior_variance(t, LINEAR).item() == pytest.approx(variance, rel=1e-7)
 
 
 @pytest.mark.equation("eq-posterior-variance")

@@ -1,0 +1,82 @@
+"""Every labelled equation has a marked test, and every mark and docstring names an equation that exists."""
+
+import ast
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+import ddpm_nb
+from tools.promises import equations, labels
+
+pytestmark = pytest.mark.fast
+ROOT = Path(__file__).resolve().parent.parent
+EQUATION_LINE = re.compile(
+    r"^\s*Equation: ((?:eq|def)-[a-z0-9-]+(?:, (?:eq|def)-[a-z0-9-]+)*)\.", re.M
+)
+
+
+def marked(source: str) -> set[str]:
+    """The labels in ``@pytest.mark.equation("…")`` on test functions of a test file."""
+    return {
+        mark.args[0].value
+        for test in ast.walk(ast.parse(source))
+        if isinstance(test, ast.FunctionDef) and test.name.startswith("test_")
+        for mark in test.decorator_list
+        if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.equation"
+        if isinstance(mark.args[0], ast.Constant)
+    }
+
+
+def uncovered(book: set[str], tests: set[str]) -> str:
+    """What is labelled and not tested, or tested and not labelled; empty if nothing is."""
+    lines = [f"{label}: no test is marked with it" for label in sorted(book - tests)]
+    lines += [
+        f"{label}: a test is marked with it, no equation is" for label in sorted(tests - book)
+    ]
+    return "\n".join(lines)
+
+
+def all_marked() -> set[str]:
+    return set().union(*(marked(path.read_text()) for path in (ROOT / "tests").glob("test_*.py")))
+
+
+def test_labels_of_the_book_are_the_labels_of_the_tests() -> None:
+    book = set(equations(ROOT))
+    assert len(book) > 20
+    assert uncovered(book, all_marked()) == ""
+
+
+def test_a_missing_label_or_test_is_found() -> None:
+    book, tests = set(equations(ROOT)), all_marked()
+    assert "eq-forward: no test" in uncovered(book, tests - {"eq-forward"})
+    assert "eq-forward: a test" in uncovered(book - {"eq-forward"}, tests)
+
+
+def test_only_marks_on_tests_count() -> None:
+    source = """
+@pytest.mark.equation("eq-seen")
+def test_a(): ...
+@pytest.mark.equation("eq-helper")
+def helper(): ...
+# @pytest.mark.equation("eq-comment")
+def test_b(): "eq-text"
+"""
+    assert marked(source) == {"eq-seen"}
+
+
+def test_labels_are_read_as_the_site_reads_them() -> None:
+    text = "$$\nx = 1\n$$ (eq-one)\n\n$$ y $$ (def-two)\n\n$$ z $$\n\n$x$ (eq-no)"
+    assert labels(text) == ["eq-one", "def-two"]
+
+
+def test_docstrings_name_equations_of_their_own_chapter() -> None:
+    book, named = equations(ROOT), set()
+    for chapter in ddpm_nb._CHAPTERS:
+        source = Path(importlib.import_module(f"ddpm_nb.{chapter}").__file__).read_text()
+        for line in EQUATION_LINE.findall(source):
+            for label in line.split(", "):
+                assert book.get(label) == chapter, f"{chapter}: {label}"
+                named.add(label)
+    assert len(named) > 15

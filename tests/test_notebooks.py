@@ -1,0 +1,164 @@
+"""The promises that each chapter makes; each check is also shown a planted fault."""
+
+import copy
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+from tools import pages, promises
+from tools.sync import chapters, read_notebook, sync
+
+pytestmark = pytest.mark.fast
+ROOT = Path(__file__).resolve().parent.parent
+CHAPTERS = chapters(ROOT)
+
+every_chapter = pytest.mark.parametrize("name", CHAPTERS)
+
+
+def chapter(name: str) -> Any:
+    return read_notebook(ROOT / f"book/{name}.ipynb")
+
+
+def module(name: str) -> str:
+    return (ROOT / f"ddpm_nb/{name}.py").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> Path:
+    """A copy of the book and the package, to plant a fault in."""
+    for folder in ("book", "ddpm_nb"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    for file in ("_toc.yml", "jupytext.toml"):
+        shutil.copy(ROOT / file, tmp_path)
+    return tmp_path
+
+
+def test_chapters_and_modules_have_the_same_names() -> None:
+    modules = {path.stem for path in (ROOT / "ddpm_nb").glob("[!_]*.py")}
+    assert modules == set(CHAPTERS)
+
+
+@every_chapter
+def test_both_views_are_one_text(name: str) -> None:
+    assert sync(ROOT, name, check=True) is None
+
+
+def test_a_drifted_pair_is_found(planted: Path) -> None:
+    path = planted / "ddpm_nb/forward.py"
+    path.write_text(path.read_text().replace("Jump from x_0", "Leap from x_0", 1))
+    with pytest.raises(ValueError, match="differ"):
+        sync(planted, "forward", check=True)
+
+
+@every_chapter
+def test_module_only_defines(name: str) -> None:
+    assert promises.definitions_only(module(name)) == []
+
+
+@pytest.mark.parametrize(
+    "fault", ["print(1)", "x = f(1)", "for i in []: pass", "torch.manual_seed(0)", "if True: y = 1"]
+)
+def test_code_that_acts_on_import_is_found(fault: str) -> None:
+    assert len(promises.definitions_only(f'"""Doc."""\nimport torch\nA = 1e-5\n{fault}\n')) == 1
+
+
+@every_chapter
+def test_plain_jupyter_shows_no_raw_markup(name: str) -> None:
+    for cell in chapter(name).cells:
+        if cell.cell_type == "markdown":
+            assert promises.leftover_markup(cell.source) == []
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "see {eq}`eq-forward`",
+        "```{note}\nhello\n```",
+        ":::{tip}\nhello\n:::",
+        "(target)=\n# Title",
+        "text\n+++\nmore",
+        "a note[^1]",
+        "a cost of 5$ here",
+        "a **bold start",
+    ],
+)
+def test_raw_markup_is_found(fault: str) -> None:
+    assert promises.leftover_markup(fault)
+
+
+def test_mathematics_and_code_are_no_raw_markup() -> None:
+    text = (
+        "An $x_{t}$, `{code}`, and\n\n$$\ny_{t}\n$$ (eq-y)\n\n| a | $b$ |\n|---|---|\n| 1 | **2** |"
+    )
+    assert promises.leftover_markup(text) == []
+
+
+def test_links_land_and_pictures_have_words() -> None:
+    assert pages.faults(ROOT) == []
+
+
+def test_a_picture_without_words_and_a_dead_link_are_found(planted: Path) -> None:
+    path = planted / "book/forward.ipynb"
+    book = read_notebook(path)
+    drawn = next(cell for cell in book.cells if "mystnb" in cell.metadata)
+    del drawn.metadata["mystnb"]
+    book.cells[0].source += "\n\nSee [this](#eq-nowhere)."
+    nbformat.write(book, path)
+    found = "\n".join(pages.faults(planted))
+    assert "alt text" in found
+    assert "dead link #eq-nowhere" in found
+
+
+@every_chapter
+def test_outputs_are_those_of_one_clean_run(name: str) -> None:
+    assert promises.stored_outputs(chapter(name)) == []
+
+
+def test_cleared_outputs_are_found() -> None:
+    """nbval's strict mode passes on a notebook without outputs, so this must not."""
+    book = chapter("forward")
+    for cell in book.cells:
+        if cell.cell_type == "code":
+            cell.outputs = []
+    assert len(promises.stored_outputs(book)) > 5
+
+
+def test_an_output_out_of_order_and_a_warning_are_found() -> None:
+    book = chapter("forward")
+    code = [cell for cell in book.cells if cell.cell_type == "code"]
+    code[3].execution_count += 5
+    code[5].outputs = [nbformat.v4.new_output("stream", name="stderr", text="careful")]
+    found = "\n".join(promises.stored_outputs(book))
+    assert "run as 9, expected 4" in found
+    assert "a warning" in found
+
+
+@every_chapter
+def test_cells_that_are_not_compared_assert(name: str) -> None:
+    assert promises.uncompared_cells_assert(chapter(name)) == []
+
+
+def test_an_uncompared_cell_without_assert_is_found() -> None:
+    book = copy.deepcopy(chapter("algorithms"))
+    cell = next(c for c in book.cells if "nbval-ignore-output" in c.metadata.get("tags", []))
+    cell.source = cell.source.replace("assert ", "bool(").replace("assert(", "bool(")
+    cell.source = "print('trust me')"
+    assert len(promises.uncompared_cells_assert(book)) == 1
+
+
+@every_chapter
+def test_chapter_opens_as_agreed(name: str) -> None:
+    assert promises.opening(chapter(name)) == []
+
+
+def test_all_chapters_install_in_the_same_way() -> None:
+    assert len({chapter(name).cells[1].source for name in CHAPTERS}) == 1
+
+
+def test_a_wrong_opening_is_found() -> None:
+    book = chapter("forward")
+    del book.cells[1]
+    assert promises.opening(book)
