@@ -1,6 +1,6 @@
 # Every command of the book. `make` alone lists them. Works with GNU make 3.81, which macOS still ships.
 .DEFAULT_GOAL := help
-.PHONY: help setup book test sync execute html serve check lock address clean
+.PHONY: help setup book test sync execute html serve check mutants lock address clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -52,6 +52,7 @@ sync: setup ## bring the two views of each chapter together (book/x.ipynb and dd
 execute: setup ## run all chapters (or CHAPTERS="forward loss") and store their outputs and models
 	@$(PY) -m tools.sync
 	@DDPM_NB_WRITE_WEIGHTS=1 $(PY) -m tools.execute . $(CHAPTERS)
+	@$(PY) -m tools.pictures
 
 html: setup ## build the site from the stored outputs
 	$(START)
@@ -72,6 +73,9 @@ check: setup ## the fast checks: pairs, lint, types, spelling, links, alt text
 	@$(PY) -m tools.pages
 	@$(PY) -m pytest -q -m fast
 	@$(PY) -m tools.report check
+
+mutants: setup ## break every formula and see a marked test fail (20 minutes; or CHAPTERS="forward loss")
+	@$(PY) -m tools.mutants $(CHAPTERS)
 
 lock: setup ## renew requirements.txt with the newest versions that pyproject.toml allows
 	@$(PY) -m tools.lock

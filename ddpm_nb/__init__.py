@@ -14,7 +14,12 @@ __version__ = "0.1.0"
 _CHAPTERS: dict[str, tuple[str, ...]] = {
     "likelihood": ("GaussianMixture", "gaussian_kl", "gaussian_log_prob"),
     "forward": ("Schedule", "per_picture", "q_sample", "q_step"),
-    "posterior": ("noised_mixture", "optimal_noise", "posterior_mean", "posterior_variance"),
+    "posterior": (
+        "noised_mixture",
+        "optimal_noise",
+        "posterior_mean",
+        "posterior_variance",
+    ),
     "loss": (
         "denoising_mean",
         "noise_to_score",
@@ -37,6 +42,8 @@ _CHAPTERS: dict[str, tuple[str, ...]] = {
     "unet": ("UNet", "time_embedding"),
 }
 _HOME = {name: chapter for chapter, names in _CHAPTERS.items() for name in names}
+
+__all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,13 @@ from torch import Tensor
 
 # Told apart by colour-blind readers (after Okabe and Ito), darkened until text in them has a contrast of 4.5 : 1
 # or more on white. The site shows pictures on a dark page with lightness inverted, so the same holds there.
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#0060a0", "#b84a00", "#00704c", "#8f3a84", "#5c5c5c"
+BLUE, ORANGE, GREEN, PURPLE, GREY = (
+    "#0060a0",
+    "#b84a00",
+    "#00704c",
+    "#8f3a84",
+    "#5c5c5c",
+)
 COLORS = (BLUE, ORANGE, GREEN, PURPLE, GREY)
 
 
@@ -40,10 +46,25 @@ def use_style() -> None:
 
 
 def label_line(
-    ax: Axes, x: float, y: float, text: str, color: str, *, ha: str = "left", va: str = "center"
+    ax: Axes,
+    x: float,
+    y: float,
+    text: str,
+    color: str,
+    *,
+    ha: str = "left",
+    va: str = "center",
 ) -> None:
     """Write `text` beside a line at (x, y) in the line's own colour: no legend to look up."""
-    ax.annotate(text, (x, y), xytext=(4, 0), textcoords="offset points", color=color, ha=ha, va=va)
+    ax.annotate(
+        text,
+        (x, y),
+        xytext=(4, 0),
+        textcoords="offset points",
+        color=color,
+        ha=ha,
+        va=va,
+    )
 
 
 def _tile(pictures: Tensor, columns: int) -> np.ndarray:
@@ -51,8 +72,12 @@ def _tile(pictures: Tensor, columns: int) -> np.ndarray:
     pictures = pictures.detach().float().clamp(-1, 1).cpu()
     n, channels, height, width = pictures.shape
     rows = -(-n // columns)
-    blank = -1.0 if channels == 1 else 1.0  # white: grey pictures are drawn as ink on paper
-    sheet = torch.full((channels, rows * (height + 1) - 1, columns * (width + 1) - 1), blank)
+    blank = (
+        -1.0 if channels == 1 else 1.0
+    )  # white: grey pictures are drawn as ink on paper
+    sheet = torch.full(
+        (channels, rows * (height + 1) - 1, columns * (width + 1) - 1), blank
+    )
     for i, picture in enumerate(pictures):
         top, left = (i // columns) * (height + 1), (i % columns) * (width + 1)
         sheet[:, top : top + height, left : left + width] = picture
@@ -85,7 +110,9 @@ def picture_rows(
     for line, pictures, row_label in zip(axes, rows, row_labels, strict=True):
         for ax, picture in zip(line, pictures, strict=True):
             show_pictures(ax, picture[None])
-        line[0].text(-0.15, 0.5, row_label, transform=line[0].transAxes, ha="right", va="center")
+        line[0].text(
+            -0.15, 0.5, row_label, transform=line[0].transAxes, ha="right", va="center"
+        )
     for ax, text in zip(axes[0], column_labels, strict=True):
         ax.set_title(text)
     return figure

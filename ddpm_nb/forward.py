@@ -16,7 +16,7 @@
 # **What you take away.** One step of the forward process, the two usual noise schedules, and a formula that jumps from the picture $x_0$ to any $x_t$ at once. You will have its proof, its code, and a test that fails when the code is wrong.
 
 # %% tags=["active-ipynb"]
-# # In Colab this installs the book's package. Where the package is there already, nothing happens.
+# # In Colab this installs the book's package; elsewhere it is there, and nothing happens.
 # import importlib.util
 #
 # if importlib.util.find_spec("ddpm_nb") is None:
@@ -25,8 +25,8 @@
 # %%
 """The forward process: noise schedules, one step, and the jump from x_0 to x_t.
 
-t runs from 1 to T, as in the paper (Ho, Jain and Abbeel, 2020). Tables have T + 1 entries, and entry 0 means
-"no noise yet", so the code reads like the equations.
+t runs from 1 to T, as in the paper (Ho, Jain and Abbeel, 2020). Tables have T + 1
+entries, and entry 0 means "no noise yet", so the code reads like the equations.
 """
 
 import copy
@@ -99,7 +99,8 @@ from torch import Tensor
 class Schedule:
     """A noise schedule: the tables beta, alpha and alpha_bar, for t = 0 ... T.
 
-    Entry 0 of each table means "no noise yet": ``beta[0] = 0``, ``alpha[0] = alpha_bar[0] = 1``.
+    Entry 0 of each table means "no noise yet": ``beta[0] = 0`` and
+    ``alpha[0] = alpha_bar[0] = 1``.
 
     Args:
         beta: beta_1 ... beta_T, T numbers strictly between 0 and 1.
@@ -125,14 +126,16 @@ class Schedule:
         steps = torch.as_tensor(beta, dtype=torch.float64)
         if steps.dim() != 1 or len(steps) == 0:
             raise ValueError(
-                f"beta: expected beta_1 ... beta_T in one dimension, got shape {tuple(steps.shape)}"
+                "beta: expected beta_1 ... beta_T in one dimension, "
+                f"got shape {tuple(steps.shape)}"
             )
         # Written so that NaN fails too: every comparison with NaN is false.
         good = (steps > 0) & (steps < 1)
         if not good.all():
             first = int(good.logical_not().nonzero()[0])
             raise ValueError(
-                f"beta: expected numbers strictly between 0 and 1, got beta_{first + 1} = {steps[first]:g}"
+                "beta: expected numbers strictly between 0 and 1, "
+                f"got beta_{first + 1} = {steps[first]:g}"
             )
         table = torch.cat([steps.new_zeros(1), steps])
         object.__setattr__(self, "T", len(steps))
@@ -142,7 +145,7 @@ class Schedule:
 
     @classmethod
     def linear(cls, T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> Self:
-        """Return the paper's schedule: beta rises on a straight line from beta_1 to beta_T.
+        """Return the paper's schedule: beta rises on a line from beta_1 to beta_T.
 
         Raises:
             ValueError: if T is not a positive integer, or a beta lies outside (0, 1).
@@ -153,7 +156,9 @@ class Schedule:
 
     @classmethod
     def cosine(cls, T: int = 1000, s: float = 0.008) -> Self:
-        """Return the schedule whose alpha_bar falls like a squared cosine; every beta is at most 0.999.
+        """Return the schedule whose alpha_bar falls like a squared cosine.
+
+        Every beta is at most 0.999.
 
         Raises:
             ValueError: if T is not a positive integer, or s is negative.
@@ -168,14 +173,17 @@ class Schedule:
 
     @property
     def log_snr(self) -> Tensor:
-        """Natural logarithm of the signal-to-noise ratio, (T + 1,) float64; infinite at t = 0.
+        """Logarithm of the signal-to-noise ratio, (T + 1,) float64; infinite at t = 0.
 
         Equation: def-snr.
         """
         return torch.logit(self.alpha_bar)
 
     def to(self, device: torch.device | str) -> Self:
-        """Return the same schedule with its tables on `device` (float32 on MPS, which has no float64)."""
+        """Return the same schedule with its tables on `device`.
+
+        They are float32 on MPS, which has no float64.
+        """
         dtype = torch.float32 if torch.device(device).type == "mps" else torch.float64
         moved = copy.copy(self)
         for name in ("beta", "alpha", "alpha_bar"):
@@ -194,9 +202,10 @@ def _positive(T: int) -> int:
 
 # %%
 def check_t(t: int | Tensor, schedule: Schedule, lowest: int = 1) -> int | Tensor:
-    """Return t if it is an integer (or a tensor of them) in lowest ... T, and complain if it is not.
+    """Return t if it is an integer, or a tensor of them, in lowest ... T; else complain.
 
-    The values of a tensor on an accelerator are not looked at: that would make the computer wait for it.
+    The values of a tensor on an accelerator are not looked at: that would make the
+    computer wait for it.
 
     Raises:
         TypeError: if t is neither an int nor an int64 tensor.
@@ -204,23 +213,30 @@ def check_t(t: int | Tensor, schedule: Schedule, lowest: int = 1) -> int | Tenso
     """
     if isinstance(t, Tensor):
         if t.dtype != torch.int64:
-            raise TypeError(f"t: expected an int or an int64 tensor, got a tensor of {t.dtype}")
+            raise TypeError(
+                f"t: expected an int or an int64 tensor, got a tensor of {t.dtype}"
+            )
         if t.device.type != "cpu" or t.numel() == 0:
             return t
         low, high = int(t.min()), int(t.max())
     elif isinstance(t, int) and not isinstance(t, bool):
         low = high = t
     else:
-        raise TypeError(f"t: expected an int or an int64 tensor, got {type(t).__name__}")
+        raise TypeError(
+            f"t: expected an int or an int64 tensor, got {type(t).__name__}"
+        )
     if low < lowest or high > schedule.T:
-        raise ValueError(f"t: expected {lowest} ... {schedule.T}, got values from {low} to {high}")
+        raise ValueError(
+            f"t: expected {lowest} ... {schedule.T}, got values from {low} to {high}"
+        )
     return t
 
 
 def per_picture(value: Tensor, x: Tensor) -> Tensor:
-    """Shape one number a picture, (B,) or (), so that it multiplies x, (B, ...), picture by picture.
+    """Shape one number a picture, (B,) or (), so that it multiplies x, (B, ...).
 
-    Returns a tensor (B, 1, ..., 1), or () for a number that all pictures share, in x's dtype and on x's device.
+    Returns a tensor (B, 1, ..., 1), or () for a number that all pictures share, in x's
+    dtype and on x's device.
 
     Raises:
         ValueError: if the number of values is neither one for all nor one a picture.
@@ -229,7 +245,8 @@ def per_picture(value: Tensor, x: Tensor) -> Tensor:
         return value.to(x)
     if value.shape != x.shape[:1]:
         raise ValueError(
-            f"t: expected one value a picture, shape ({len(x)},), got shape {tuple(value.shape)}"
+            f"t: expected one value a picture, shape ({len(x)},), "
+            f"got shape {tuple(value.shape)}"
         )
     return value.to(x).reshape(-1, *[1] * (x.dim() - 1))
 
@@ -238,7 +255,9 @@ def per_picture(value: Tensor, x: Tensor) -> Tensor:
 # Now one step, [def-step](#def-step), in code. The noise comes in as an argument: the function is then the equation and nothing else, and a test can hand in any noise it likes.
 
 # %%
-def q_step(x_prev: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) -> Tensor:
+def q_step(
+    x_prev: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule
+) -> Tensor:
     """Take one step of the forward process, from x_{t-1} to x_t.
 
     Args:
@@ -253,7 +272,10 @@ def q_step(x_prev: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) -
     Equation: def-step. Paper: equation 2.
     """
     beta = schedule.beta[check_t(t, schedule)]
-    return per_picture((1 - beta).sqrt(), x_prev) * x_prev + per_picture(beta.sqrt(), noise) * noise
+    return (
+        per_picture((1 - beta).sqrt(), x_prev) * x_prev
+        + per_picture(beta.sqrt(), noise) * noise
+    )
 
 
 # %% [markdown]
@@ -269,11 +291,16 @@ def q_step(x_prev: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) -
 # t = torch.arange(1001)
 #
 # figure, (left, right) = plt.subplots(1, 2)
-# for name, schedule, color in (("linear", linear, fig.BLUE), ("cosine", cosine, fig.ORANGE)):
+# for name, schedule, color in (
+#     ("linear", linear, fig.BLUE),
+#     ("cosine", cosine, fig.ORANGE),
+# ):
 #     left.plot(t[1:], schedule.beta[1:], color=color)
 #     right.plot(t, schedule.alpha_bar, color=color)
 # left.set(ylim=(0, 0.05), xlabel="t", ylabel=r"$\beta_t$", title="noise added at step t")
-# right.set(xlabel="t", ylabel=r"$\bar\alpha_t$", title="share of the picture that is left")
+# right.set(
+#     xlabel="t", ylabel=r"$\bar\alpha_t$", title="share of the picture that is left"
+# )
 # fig.label_line(left, 560, 0.0135, "linear", fig.BLUE, ha="right", va="bottom")
 # fig.label_line(left, 930, 0.03, "cosine", fig.ORANGE, ha="right")
 # fig.label_line(right, 180, 0.45, "linear", fig.BLUE, ha="right")
@@ -357,7 +384,7 @@ def q_sample(x_0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) ->
     Args:
         x_0: (B, ...) data.
         t: an int, or (B,) int64, in 0 ... T; t = 0 gives x_0 back.
-        noise: (B, ...) epsilon, standard normal: the total noise of all t steps together.
+        noise: (B, ...) epsilon, standard normal: the total noise of all t steps.
         schedule: the noise schedule.
 
     Returns:
@@ -385,7 +412,9 @@ def q_sample(x_0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) ->
 # %% tags=["active-ipynb"]
 # generator = torch.Generator().manual_seed(0)
 # x_0 = torch.randn(3, dtype=torch.float64, generator=generator)
-# w = torch.randn(1001, 3, dtype=torch.float64, generator=generator)  # w[s] is the noise of step s
+# w = torch.randn(
+#     1001, 3, dtype=torch.float64, generator=generator
+# )  # w[s] is the noise of step s
 #
 # x = x_0
 # for s in range(1, 501):
@@ -397,7 +426,8 @@ def q_sample(x_0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) ->
 # jump = q_sample(x_0, 500, noise, linear)
 #
 # print("walk and jump meet, to 12 digits:", torch.allclose(x, jump, rtol=0, atol=1e-12))
-# print(f"share of the last step's noise in the total at t = 500: {share[-1] / share.sum():.1%}")
+# last = share[-1] / share.sum()
+# print(f"share of the last step's noise in the total at t = 500: {last:.1%}")
 
 # %% [markdown]
 # At $t = 500$ the last step holds only about one hundredth of the total noise. Remember this when we walk back: the network will predict the *total* noise, and each step back removes only a small share of it.
@@ -458,7 +488,10 @@ def q_sample(x_0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) ->
 # noise = torch.randn(digit.shape, generator=generator)
 # jumped = [q_sample(digit, t, noise, linear) for t in times]
 # fig.picture_rows(
-#     [torch.cat(walked), torch.cat(jumped)], ["walk", "jump"], [f"t = {t}" for t in times], size=1.0
+#     [torch.cat(walked), torch.cat(jumped)],
+#     ["walk", "jump"],
+#     [f"t = {t}" for t in times],
+#     size=1.0,
 # )
 # plt.show()
 
@@ -501,7 +534,10 @@ def q_sample(x_0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) ->
 #     log_snr = schedule.log_snr[1:]
 #     ax.plot(u, log_snr, color=color)
 #     rows.append(
-#         [q_sample(digit, round(f * schedule.T), noise, schedule) for f in (0.1, 0.3, 0.5, 0.7, 1.0)]
+#         [
+#             q_sample(digit, round(f * schedule.T), noise, schedule)
+#             for f in (0.1, 0.3, 0.5, 0.7, 1.0)
+#         ]
 #     )
 # ax.set(xlabel="t / T", ylabel="log SNR", ylim=(-12, 11))
 # fig.label_line(ax, 0.66, -7.0, "linear", fig.BLUE, ha="right")
@@ -551,7 +587,10 @@ def q_sample(x_0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) ->
 #     for f in (lambda t: q_sample(digit, t, noise, linear), swapped_walk, without_bar)
 # ]
 # fig.picture_rows(
-#     rows, ["right", "roots swapped", "bar forgotten"], [f"t = {t}" for t in times], size=1.0
+#     rows,
+#     ["right", "roots swapped", "bar forgotten"],
+#     [f"t = {t}" for t in times],
+#     size=1.0,
 # )
 # plt.show()
 #
@@ -562,7 +601,7 @@ def q_sample(x_0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) ->
 # correlation = torch.corrcoef(torch.stack([many, wrong.float()]))[0, 1]
 # assert abs(wrong.var() - 1) < 0.02 and abs(correlation - 0.01) < 0.013
 # print(
-#     "roots swapped, after one step: variance 1 within 2 %, correlation with x_0 below 0.03:",
+#     "roots swapped, one step: variance 1 within 2 %, correlation with x_0 below 0.03:",
 #     bool(correlation < 0.03),
 # )
 
@@ -571,7 +610,9 @@ def q_sample(x_0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) ->
 
 # %% tags=["active-ipynb"]
 # for dtype in (torch.float16, torch.float32, torch.float64):
-#     print(f"1 - alpha_bar_1 in {dtype!s:14}: {float(1 - linear.alpha_bar[1].to(dtype)):.8f}")
+#     print(
+#         f"1 - alpha_bar_1 in {dtype!s:14}: {float(1 - linear.alpha_bar[1].to(dtype)):.8f}"
+#     )
 
 # %% [markdown]
 # ## Exercises
@@ -607,7 +648,10 @@ def q_sample(x_0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) ->
 # # Solution 2
 # ratio = linear.alpha_bar[700] / linear.alpha_bar[200]
 # variance = ratio * (1 - linear.alpha_bar[200]) + (1 - ratio)
-# print("two jumps = one jump:", torch.allclose(variance, 1 - linear.alpha_bar[700], rtol=1e-14))
+# print(
+#     "two jumps = one jump:",
+#     torch.allclose(variance, 1 - linear.alpha_bar[700], rtol=1e-14),
+# )
 
 # %% [markdown]
 # **3.** Which $\beta_T$ does a linear schedule of $T = 100$ steps with $\beta_1 = 0.0001$ need, so that it ends at the same $\bar\alpha_T$ as the paper's? Compare with the rule of thumb "scale by $1000/T$", which says 0.2.
@@ -623,7 +667,9 @@ def q_sample(x_0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) ->
 # low, high = 0.01, 0.9
 # for _ in range(60):
 #     middle = (low + high) / 2
-#     ends_too_high = Schedule.linear(100, 1e-4, middle).alpha_bar[-1] > linear.alpha_bar[-1]
+#     ends_too_high = (
+#         Schedule.linear(100, 1e-4, middle).alpha_bar[-1] > linear.alpha_bar[-1]
+#     )
 #     low, high = (middle, high) if ends_too_high else (low, middle)
 # print(f"beta_T = {middle:.3f}")
 
@@ -642,7 +688,9 @@ def q_sample(x_0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) ->
 # variance[0] = 4
 # for t in range(1, 1001):
 #     variance[t] = (1 - linear.beta[t]) * variance[t - 1] + linear.beta[t]
-# print("1 + 3 alpha_bar:", torch.allclose(variance, 1 + 3 * linear.alpha_bar, rtol=1e-12))
+# print(
+#     "1 + 3 alpha_bar:", torch.allclose(variance, 1 + 3 * linear.alpha_bar, rtol=1e-12)
+# )
 # print("below 1.01 from t =", int((variance < 1.01).nonzero()[0]))
 
 # %% [markdown]

@@ -16,16 +16,16 @@
 # **What you take away.** The chain from "make the data likely" to "make a divergence small", a proof that this divergence is never negative, and the three tools that the rest of the book is tested with: the normal density, mixtures of normals, and the divergence of two normals.
 
 # %% tags=["active-ipynb"]
-# # In Colab this installs the book's package. Where the package is there already, nothing happens.
+# # In Colab this installs the book's package; elsewhere it is there, and nothing happens.
 # import importlib.util
 #
 # if importlib.util.find_spec("ddpm_nb") is None:
 #     %pip install --quiet --no-deps "ddpm_nb @ git+https://github.com/ddpm_nb/ddpm_nb"
 
 # %%
-"""Maximum likelihood and the KL divergence: normal densities, mixtures of normals, KL of two normals.
+"""Maximum likelihood and the KL divergence, for normal distributions and their mixtures.
 
-Densities are per point: the last axis of x holds a point's coordinates and is summed over.
+Densities are per point: the last axis of x holds a point's coordinates.
 """
 
 import math
@@ -86,8 +86,8 @@ class GaussianMixture:
     Attributes: the same three, as float64 tensors.
 
     Raises:
-        ValueError: if the shapes do not fit, a weight or a standard deviation is not positive, or the weights
-            do not sum to 1 within 1e-6.
+        ValueError: if the shapes do not fit, a weight or a standard deviation is not
+            positive, or the weights do not sum to 1 within 1e-6.
 
     Equation: def-mixture.
     """
@@ -105,13 +105,19 @@ class GaussianMixture:
         weights, means, stds = (
             torch.as_tensor(v, dtype=torch.float64) for v in (weights, means, stds)
         )
-        if means.dim() != 2 or weights.shape != means.shape[:1] or stds.shape != weights.shape:
+        if (
+            means.dim() != 2
+            or weights.shape != means.shape[:1]
+            or stds.shape != weights.shape
+        ):
             raise ValueError(
                 "weights, means, stds: expected shapes (K,), (K, D), (K,), got "
                 f"{tuple(weights.shape)}, {tuple(means.shape)}, {tuple(stds.shape)}"
             )
         if not (weights > 0).all() or not (weights.sum() - 1).abs() < 1e-6:
-            raise ValueError(f"weights: expected positive numbers that sum to 1, got {weights}")
+            raise ValueError(
+                f"weights: expected positive numbers that sum to 1, got {weights}"
+            )
         if not (stds > 0).all():
             raise ValueError(f"stds: expected positive numbers, got {stds}")
         object.__setattr__(self, "weights", weights)
@@ -119,7 +125,7 @@ class GaussianMixture:
         object.__setattr__(self, "stds", stds)
 
     def log_joint(self, x: Tensor) -> Tensor:
-        """Return log(weight_k) + log N(x; bump k), shape (..., K), for points x of shape (..., D)."""
+        """Return log(weight_k) + log N(x; bump k), (..., K), for points x (..., D)."""
         return self.weights.log() + gaussian_log_prob(
             x[..., None, :], self.means, self.stds[:, None] ** 2
         )
@@ -128,21 +134,26 @@ class GaussianMixture:
         """Return the log density, shape (...), float64, of points x of shape (..., D).
 
         Raises:
-            ValueError: if the points have another number of coordinates than the mixture.
+            ValueError: if the points have not as many coordinates as the mixture.
 
         Equation: def-mixture.
         """
         if x.shape[-1] != self.means.shape[1]:
             raise ValueError(
-                f"x: expected points with {self.means.shape[1]} coordinates, got shape {tuple(x.shape)}"
+                f"x: expected points with {self.means.shape[1]} coordinates, "
+                f"got shape {tuple(x.shape)}"
             )
         return torch.logsumexp(self.log_joint(x), dim=-1)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw n points, (n, D), in torch's default floating-point type."""
         bump = torch.multinomial(self.weights, n, replacement=True, generator=generator)
-        noise = torch.randn(n, self.means.shape[1], dtype=torch.float64, generator=generator)
-        return (self.means[bump] + self.stds[bump, None] * noise).to(torch.get_default_dtype())
+        noise = torch.randn(
+            n, self.means.shape[1], dtype=torch.float64, generator=generator
+        )
+        return (self.means[bump] + self.stds[bump, None] * noise).to(
+            torch.get_default_dtype()
+        )
 
 
 # %% [markdown]
@@ -244,7 +255,10 @@ def gaussian_kl(mean_1: Tensor, var_1: Tensor, mean_2: Tensor, var_2: Tensor) ->
 #
 #
 # def fit(loss):
-#     mean, log_std = torch.tensor(0.5, requires_grad=True), torch.tensor(0.0, requires_grad=True)
+#     mean, log_std = (
+#         torch.tensor(0.5, requires_grad=True),
+#         torch.tensor(0.0, requires_grad=True),
+#     )
 #     optimizer = torch.optim.Adam([mean, log_std], lr=0.05)
 #     for _ in range(800):
 #         log_q = gaussian_log_prob(grid[:, None], mean, (2 * log_std).exp())
@@ -262,7 +276,9 @@ def gaussian_kl(mean_1: Tensor, var_1: Tensor, mean_2: Tensor, var_2: Tensor) ->
 # for (mean, std), color in ((cover, fig.BLUE), (seek, fig.ORANGE)):
 #     ax.plot(
 #         grid,
-#         gaussian_log_prob(grid[:, None], torch.tensor(mean), torch.tensor(std**2)).exp(),
+#         gaussian_log_prob(
+#             grid[:, None], torch.tensor(mean), torch.tensor(std**2)
+#         ).exp(),
 #         color=color,
 #     )
 # ax.set(xlabel="x", ylabel="density", yticks=[])
@@ -284,7 +300,10 @@ def gaussian_kl(mean_1: Tensor, var_1: Tensor, mean_2: Tensor, var_2: Tensor) ->
 # generator = torch.Generator().manual_seed(0)
 # sizes = (10, 30, 100, 300, 1000, 3000, 10_000)
 # scatter = torch.stack(
-#     [data.log_prob(data.sample(400 * m, generator)).reshape(400, m).mean(1).std() for m in sizes]
+#     [
+#         data.log_prob(data.sample(400 * m, generator)).reshape(400, m).mean(1).std()
+#         for m in sizes
+#     ]
 # )
 # one_point = data.log_prob(data.sample(200_000, generator)).std()
 # expected = one_point / torch.tensor(sizes).sqrt()
@@ -357,7 +376,9 @@ def gaussian_kl(mean_1: Tensor, var_1: Tensor, mean_2: Tensor, var_2: Tensor) ->
 # error_bar = terms.std() / len(terms) ** 0.5
 # print(
 #     "within four error bars:",
-#     bool((terms.mean() - gaussian_kl(mean_1, var_1, mean_2, var_2)).abs() < 4 * error_bar),
+#     bool(
+#         (terms.mean() - gaussian_kl(mean_1, var_1, mean_2, var_2)).abs() < 4 * error_bar
+#     ),
 # )
 
 # %% [markdown]

@@ -16,14 +16,14 @@
 # **What you take away.** The step from "predict $x_0$" to "predict the noise", line 4 of Algorithm 2 derived, the loss that the paper trains with, and the weight that it leaves out.
 
 # %% tags=["active-ipynb"]
-# # In Colab this installs the book's package. Where the package is there already, nothing happens.
+# # In Colab this installs the book's package; elsewhere it is there, and nothing happens.
 # import importlib.util
 #
 # if importlib.util.find_spec("ddpm_nb") is None:
 #     %pip install --quiet --no-deps "ddpm_nb @ git+https://github.com/ddpm_nb/ddpm_nb"
 
 # %%
-"""The simple loss, its weight in the bound, line 4's mean, and the other things that a network may predict."""
+"""The simple loss, its weight in the bound, line 4's mean, and other predictions."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -69,7 +69,9 @@ Variance = Literal["large", "small"]
 # The paper writes $1-\alpha_t$ for $\beta_t$; they are the same number.
 
 # %%
-def predict_x_0(x_t: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) -> Tensor:
+def predict_x_0(
+    x_t: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule
+) -> Tensor:
     """Return the picture that x_t was made from, if `noise` is the noise in it.
 
     Args:
@@ -89,7 +91,9 @@ def predict_x_0(x_t: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule)
     )
 
 
-def denoising_mean(x_t: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) -> Tensor:
+def denoising_mean(
+    x_t: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule
+) -> Tensor:
     """Return the mean of the step back from x_t to x_{t-1}, given the predicted noise.
 
     Args:
@@ -131,7 +135,9 @@ def denoising_mean(x_t: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedu
 
 # %%
 def reverse_variance(t: int | Tensor, schedule: Schedule, variance: Variance) -> Tensor:
-    """Return sigma_t^2, the variance of one step of the sampler: beta ("large") or beta-tilde ("small").
+    """Return sigma_t^2, the variance of one step of the sampler.
+
+    It is beta_t for "large" and beta-tilde_t for "small".
 
     Returns:
         float64, the shape of t.
@@ -148,30 +154,39 @@ def reverse_variance(t: int | Tensor, schedule: Schedule, variance: Variance) ->
     raise ValueError(f'variance: expected "large" or "small", got {variance!r}')
 
 
-def vlb_weight(t: int | Tensor, schedule: Schedule, variance: Variance = "large") -> Tensor:
-    """Return the factor in front of ||noise - prediction||^2 in the bound, which L_simple drops.
+def vlb_weight(
+    t: int | Tensor, schedule: Schedule, variance: Variance = "large"
+) -> Tensor:
+    """Return the weight of ||noise - prediction||^2 in the bound, which L_simple drops.
 
     Args:
-        t: an int, or int64 of any shape, in 1 ... T (from 2 for "small": beta-tilde_1 is 0).
+        t: an int, or int64 of any shape, in 1 ... T (from 2 for "small", because
+            beta-tilde_1 is 0).
         schedule: the noise schedule.
         variance: the sampler's sigma_t^2, "large" or "small".
 
     Returns:
-        float64, the shape of t, in nats per unit of squared error summed over coordinates.
+        float64, the shape of t: nats per unit of squared error summed over coordinates.
 
     Equation: eq-vlb-weight. Paper: equation 12.
     """
     t = check_t(t, schedule, lowest=2 if variance == "small" else 1)
     var = reverse_variance(t, schedule, variance)
-    return schedule.beta[t] ** 2 / (2 * var * schedule.alpha[t] * (1 - schedule.alpha_bar[t]))
+    return schedule.beta[t] ** 2 / (
+        2 * var * schedule.alpha[t] * (1 - schedule.alpha_bar[t])
+    )
 
 
 def simple_loss(
-    model: Model, x_0: Tensor, schedule: Schedule, generator: torch.Generator | None = None
+    model: Model,
+    x_0: Tensor,
+    schedule: Schedule,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Return the loss of Algorithm 1 for one batch: the mean squared error of the predicted noise.
+    """Return the loss of Algorithm 1 for one batch: the mean squared error of the noise.
 
-    Each picture gets its own time and its own noise. Both are drawn on the generator's device and moved to x_0's.
+    Each picture gets its own time and its own noise. Both are drawn on the generator's
+    device and moved to x_0's.
 
     Args:
         model: noise = model(x_t, t), with t (B,) int64 in 1 ... T on x_t's device.
@@ -188,13 +203,16 @@ def simple_loss(
     Equation: def-simple-loss. Paper: equation 14.
     """
     source = generator.device if generator is not None else x_0.device
-    t = torch.randint(1, schedule.T + 1, x_0.shape[:1], generator=generator, device=source)
+    t = torch.randint(
+        1, schedule.T + 1, x_0.shape[:1], generator=generator, device=source
+    )
     noise = torch.randn(x_0.shape, dtype=x_0.dtype, generator=generator, device=source)
     t, noise = t.to(x_0.device), noise.to(x_0.device)
     predicted = model(q_sample(x_0, t, noise, schedule), t)
     if predicted.shape != noise.shape:
         raise ValueError(
-            f"model: expected an answer of shape {tuple(noise.shape)}, got {tuple(predicted.shape)}"
+            f"model: expected an answer of shape {tuple(noise.shape)}, "
+            f"got {tuple(predicted.shape)}"
         )
     return (noise - predicted).square().mean()
 
@@ -252,11 +270,16 @@ def simple_loss(
 # figure, ax = plt.subplots(figsize=(5, 2.8))
 # ax.plot(floor_t, floor, "o-", color=fig.BLUE)
 # ax.set(
-#     xscale="log", xlabel="t", ylabel=r"$\mathbb{E}\,|\varepsilon-\varepsilon^*|^2$", ylim=(0, 1.05)
+#     xscale="log",
+#     xlabel="t",
+#     ylabel=r"$\mathbb{E}\,|\varepsilon-\varepsilon^*|^2$",
+#     ylim=(0, 1.05),
 # )
 # plt.show()
 # assert 0.95 < floor[0] < 1.05 and floor[-1] < 0.01
-# print("at t = 1 the best possible loss is within 5 % of 1; at t = 1000 it is below 0.01")
+# print(
+#     "at t = 1 the best possible loss is within 5 % of 1; at t = 1000 it is below 0.01"
+# )
 
 # %% [markdown]
 # At $t = 1$ there is hardly any noise in $x_1$, far less than the data's own spread, and it cannot be told from the data: the loss there is about 1, whatever the network does. Then the noise outgrows the width of a bump, and becomes easy to see. The second hill, near $t = 200$, is a doubt of another kind: the two bumps flow into each other, and it is open which of them a point came from. At large $t$ nearly all of $x_t$ is noise, and nothing is easier than to say so.
@@ -285,7 +308,7 @@ def simple_loss(
 
 # %%
 def noise_to_score(noise: Tensor, t: int | Tensor, schedule: Schedule) -> Tensor:
-    """Return the score, the gradient of log q(x_t) in x_t, for the best noise prediction.
+    """Return the score, the gradient of log q(x_t), for the best noise prediction.
 
     Args:
         noise: (B, ...) the noise prediction at x_t.
@@ -301,7 +324,9 @@ def noise_to_score(noise: Tensor, t: int | Tensor, schedule: Schedule) -> Tensor
     return -noise / per_picture((1 - alpha_bar).sqrt(), noise)
 
 
-def noise_to_v(x_t: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) -> Tensor:
+def noise_to_v(
+    x_t: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule
+) -> Tensor:
     """Return the velocity v that says the same as `noise` at x_t.
 
     Args:
@@ -324,12 +349,17 @@ def noise_to_v(x_t: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) 
 
 
 def v_to_noise(x_t: Tensor, t: int | Tensor, v: Tensor, schedule: Schedule) -> Tensor:
-    """Return the noise that says the same as the velocity `v` at x_t: the inverse of `noise_to_v`.
+    """Return the noise that says the same as the velocity `v` at x_t.
+
+    This is the inverse of `noise_to_v`.
 
     Equation: eq-v-inverse. Source: Salimans and Ho (2022).
     """
     alpha_bar = schedule.alpha_bar[check_t(t, schedule)]
-    return per_picture((1 - alpha_bar).sqrt(), x_t) * x_t + per_picture(alpha_bar.sqrt(), v) * v
+    return (
+        per_picture((1 - alpha_bar).sqrt(), x_t) * x_t
+        + per_picture(alpha_bar.sqrt(), v) * v
+    )
 
 # %% [markdown]
 # ## Where people slip
@@ -338,9 +368,8 @@ def v_to_noise(x_t: Tensor, t: int | Tensor, v: Tensor, schedule: Schedule) -> T
 
 # %% tags=["active-ipynb"]
 # for at in (1, 10, 500, 1000):
-#     print(
-#         f"t = {at}: one step removes {schedule.beta[at] / (1 - schedule.alpha_bar[at]):.1%} of the predicted noise"
-#     )
+#     share = schedule.beta[at] / (1 - schedule.alpha_bar[at])
+#     print(f"t = {at}: one step removes {share:.1%} of the predicted noise")
 
 # %% [markdown]
 # **The root under the bar.** $1-\bar\alpha_t$ in the place of $\sqrt{1-\bar\alpha_t}$ in line 4 is a common misprint. At $t = 1$ the two differ by a factor of 100.
@@ -404,7 +433,10 @@ def v_to_noise(x_t: Tensor, t: int | Tensor, v: Tensor, schedule: Schedule) -> T
 #     .square()
 #     .mean()
 # )
-# print("floor = alpha_bar_t within 3 %:", bool((error / schedule.alpha_bar[200] - 1).abs() < 0.03))
+# print(
+#     "floor = alpha_bar_t within 3 %:",
+#     bool((error / schedule.alpha_bar[200] - 1).abs() < 0.03),
+# )
 
 # %% [markdown]
 # ## Summary

@@ -16,14 +16,14 @@
 # **What you take away.** The mean and the variance of that step back, and, for data that are a mixture of bells, the best possible guess of the noise in $x_t$. The rest of the book compares networks with it.
 
 # %% tags=["active-ipynb"]
-# # In Colab this installs the book's package. Where the package is there already, nothing happens.
+# # In Colab this installs the book's package; elsewhere it is there, and nothing happens.
 # import importlib.util
 #
 # if importlib.util.find_spec("ddpm_nb") is None:
 #     %pip install --quiet --no-deps "ddpm_nb @ git+https://github.com/ddpm_nb/ddpm_nb"
 
 # %%
-"""The step back with x_0 given, q(x_{t-1} | x_t, x_0), and the exact noise prediction for a mixture."""
+"""The step back with x_0 given, and the exact noise prediction for a mixture."""
 
 from collections.abc import Callable
 
@@ -97,10 +97,14 @@ def posterior_variance(t: int | Tensor, schedule: Schedule) -> Tensor:
     Equation: eq-posterior-variance. Paper: equation 7.
     """
     t = check_t(t, schedule)
-    return (1 - schedule.alpha_bar[t - 1]) / (1 - schedule.alpha_bar[t]) * schedule.beta[t]
+    return (
+        (1 - schedule.alpha_bar[t - 1]) / (1 - schedule.alpha_bar[t]) * schedule.beta[t]
+    )
 
 
-def posterior_mean(x_0: Tensor, x_t: Tensor, t: int | Tensor, schedule: Schedule) -> Tensor:
+def posterior_mean(
+    x_0: Tensor, x_t: Tensor, t: int | Tensor, schedule: Schedule
+) -> Tensor:
     """Return the mean of x_{t-1} given x_t and x_0.
 
     Args:
@@ -137,14 +141,20 @@ def posterior_mean(x_0: Tensor, x_t: Tensor, t: int | Tensor, schedule: Schedule
 #
 #
 # def normal(x, mean, var):
-#     return gaussian_log_prob(x[:, None], torch.as_tensor(mean), torch.as_tensor(var)).exp()
+#     return gaussian_log_prob(
+#         x[:, None], torch.as_tensor(mean), torch.as_tensor(var)
+#     ).exp()
 #
 #
 # figure, axes = plt.subplots(1, 2)
 # for ax, t, x_t in zip(axes, (20, 500), (0.9, -1.2)):
-#     prior = normal(grid, schedule.alpha_bar[t - 1].sqrt() * x_0, 1 - schedule.alpha_bar[t - 1])
+#     prior = normal(
+#         grid, schedule.alpha_bar[t - 1].sqrt() * x_0, 1 - schedule.alpha_bar[t - 1]
+#     )
 #     step = normal(
-#         torch.full_like(grid, x_t), schedule.alpha[t].sqrt() * grid[:, None], schedule.beta[t]
+#         torch.full_like(grid, x_t),
+#         schedule.alpha[t].sqrt() * grid[:, None],
+#         schedule.beta[t],
 #     )
 #     on_grid = prior * step / torch.trapezoid(prior * step, grid)
 #     mean, var = (
@@ -160,9 +170,18 @@ def posterior_mean(x_0: Tensor, x_t: Tensor, t: int | Tensor, schedule: Schedule
 #     ax.plot(grid, prior, "--", color=fig.GREY)
 #     ax.plot(grid[near], formula[near], color=fig.BLUE)
 #     dots = torch.linspace(
-#         float(mean - 3 * var.sqrt()), float(mean + 3 * var.sqrt()), 13, dtype=torch.float64
+#         float(mean - 3 * var.sqrt()),
+#         float(mean + 3 * var.sqrt()),
+#         13,
+#         dtype=torch.float64,
 #     )
-#     ax.plot(dots, on_grid[torch.searchsorted(grid, dots)], "o", color=fig.ORANGE, markersize=4)
+#     ax.plot(
+#         dots,
+#         on_grid[torch.searchsorted(grid, dots)],
+#         "o",
+#         color=fig.ORANGE,
+#         markersize=4,
+#     )
 #     ax.set(title=f"t = {t}, $x_t$ = {x_t}", xlabel="$x_{t-1}$", yticks=[])
 # axes[0].set(xlim=(0.1, 1.4))
 # axes[0].text(0.98, 3.6, "formula", color=fig.BLUE)
@@ -191,8 +210,10 @@ def posterior_mean(x_0: Tensor, x_t: Tensor, t: int | Tensor, schedule: Schedule
 # Why is a conditional *mean* the best guess? Because the loss will be a squared error, and the mean of a distribution is the point with the smallest expected squared distance to it. A perfect network, with endless data and training, computes exactly $\varepsilon^*$ and nothing better.
 
 # %%
-def noised_mixture(mixture: GaussianMixture, t: int, schedule: Schedule) -> GaussianMixture:
-    """Return the distribution of x_t when x_0 comes from `mixture`: the bumps, moved and widened.
+def noised_mixture(
+    mixture: GaussianMixture, t: int, schedule: Schedule
+) -> GaussianMixture:
+    """Return the distribution of x_t for x_0 from `mixture`: bumps, moved and widened.
 
     Equation: eq-mixture-marginal.
     """
@@ -209,14 +230,17 @@ def optimal_noise(
 ) -> Callable[[Tensor, int | Tensor], Tensor]:
     """Return the best possible noise predictor for data from `mixture`: E[noise | x_t].
 
-    The result is a model like any other: ``noise = model(x_t, t)`` with points x_t (B, D) and t an int or
-    (B,) int64 in 1 ... T. It works in float64 and answers in the type of x_t.
+    The result is a model like any other: ``noise = model(x_t, t)`` with points x_t (B, D)
+    and t an int or (B,) int64 in 1 ... T. It works in float64 and answers in the type of
+    x_t.
 
     Equation: eq-optimal-noise.
     """
 
     def model(x_t: Tensor, t: int | Tensor) -> Tensor:
-        alpha_bar = schedule.alpha_bar[check_t(t, schedule)].reshape(-1, 1, 1)  # (B or 1, bump, D)
+        alpha_bar = schedule.alpha_bar[check_t(t, schedule)].reshape(
+            -1, 1, 1
+        )  # (B or 1, bump, D)
         var = alpha_bar * mixture.stds[:, None] ** 2 + 1 - alpha_bar
         offset = x_t[:, None, :] - alpha_bar.sqrt() * mixture.means
         log_prob = -0.5 * (offset**2 / var + var.log()).sum(-1)
@@ -235,7 +259,11 @@ def optimal_noise(
 # figure, axes = plt.subplots(1, 2)
 # for ax, beta in zip(axes, (0.9, 0.02)):
 #     before = noised_mixture(bumps, 300, schedule) if beta < 0.5 else bumps
-#     step = normal(torch.full_like(grid, x_t), (1 - beta) ** 0.5 * grid[:, None], torch.tensor(beta))
+#     step = normal(
+#         torch.full_like(grid, x_t),
+#         (1 - beta) ** 0.5 * grid[:, None],
+#         torch.tensor(beta),
+#     )
 #     back = before.log_prob(grid[:, None]).exp() * step
 #     back = back / torch.trapezoid(back, grid)
 #     mean = torch.trapezoid(back * grid, grid)
@@ -244,10 +272,15 @@ def optimal_noise(
 #     ax.plot(grid, back, color=fig.BLUE)
 #     ax.plot(grid, normal(grid, mean, var), "--", color=fig.ORANGE)
 #     ax.set(
-#         title=rf"one step with $\beta$ = {beta}", xlabel="$x_{t-1}$", yticks=[], xlim=(-2.2, 2.2)
+#         title=rf"one step with $\beta$ = {beta}",
+#         xlabel="$x_{t-1}$",
+#         yticks=[],
+#         xlim=(-2.2, 2.2),
 #     )
 # axes[0].text(-2.1, 0.8, "true step back", color=fig.BLUE)
-# axes[0].text(-2.1, 0.65, "bell with the same\nmean and variance", color=fig.ORANGE, va="top")
+# axes[0].text(
+#     -2.1, 0.65, "bell with the same\nmean and variance", color=fig.ORANGE, va="top"
+# )
 # plt.show()
 
 # %% [markdown]
@@ -263,7 +296,9 @@ def optimal_noise(
 # t = 20
 # right = posterior_variance(t, schedule)
 # no_denominator = (1 - schedule.alpha_bar[t - 1]) * schedule.beta[t]
-# wrong_side = (1 - schedule.alpha_bar[t + 1]) / (1 - schedule.alpha_bar[t]) * schedule.beta[t]
+# wrong_side = (
+#     (1 - schedule.alpha_bar[t + 1]) / (1 - schedule.alpha_bar[t]) * schedule.beta[t]
+# )
 # print(f"without the denominator: {no_denominator / right:.3f} of the right variance")
 # print(f"with the table shifted:  {wrong_side / right:.3f} of the right variance")
 
@@ -313,7 +348,9 @@ def optimal_noise(
 # from ddpm_nb.forward import q_sample
 #
 # point = GaussianMixture([1.0], [[0.5, -0.2]], [1e-9])
-# noise = torch.randn(4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+# noise = torch.randn(
+#     4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+# )
 # x_t = q_sample(point.means.expand(4, 2), 300, noise, schedule)
 # print(torch.allclose(optimal_noise(point, schedule)(x_t, 300), noise, atol=1e-6))
 

@@ -16,7 +16,7 @@
 # **What you take away.** The network of the DDPM paper as one class of building blocks, each explained where it is defined, with its sizes as parameters: large enough for CIFAR-10, small enough for 8×8 digits on a laptop.
 
 # %% tags=["active-ipynb"]
-# # In Colab this installs the book's package. Where the package is there already, nothing happens.
+# # In Colab this installs the book's package; elsewhere it is there, and nothing happens.
 # import importlib.util
 #
 # if importlib.util.find_spec("ddpm_nb") is None:
@@ -111,9 +111,8 @@ def time_embedding(t: Tensor, channels: int) -> Tensor:
 # All weights start Xavier-uniform, all biases at 0. Three kinds of layers start *almost at zero*, with a gain of $10^{-5}$: the second convolution of each residual block, the last layer of each attention block, and the last convolution of all. So in the beginning each block passes its input through unchanged, and the network answers "no noise". Training starts from there quietly.
 
 # %%
-ALMOST_ZERO = (
-    1e-5  # the authors ask for a variance scaled by 1e-10, and a gain scales the standard deviation
-)
+# The authors scale the variance by 1e-10; a gain scales the standard deviation.
+ALMOST_ZERO = 1e-5
 
 
 def _start(layer: nn.Conv2d | nn.Linear, gain: float) -> None:
@@ -129,9 +128,13 @@ def _linear(channels_in: int, channels_out: int, gain: float = 1.0) -> nn.Linear
 
 
 def _conv(
-    channels_in: int, channels_out: int, size: int = 3, stride: int = 1, gain: float = 1.0
+    channels_in: int,
+    channels_out: int,
+    size: int = 3,
+    stride: int = 1,
+    gain: float = 1.0,
 ) -> nn.Conv2d:
-    """Return a convolution that keeps height and width (with a stride, `Downsample` does the padding)."""
+    """Return a convolution that keeps the size; with a stride, `Downsample` pads."""
     padding = size // 2 if stride == 1 else 0
     layer = nn.Conv2d(channels_in, channels_out, size, stride, padding)
     _start(layer, gain)
@@ -149,7 +152,7 @@ def _norm(channels: int, groups: int) -> nn.GroupNorm:
 
 # %%
 class ResidualBlock(nn.Module):
-    """GroupNorm, SiLU, 3x3 convolution, twice; the time enters in between; the input is added.
+    """GroupNorm, SiLU, convolution, twice; the time enters between; the input is added.
 
     Args:
         channels_in: channels of the input.
@@ -160,7 +163,12 @@ class ResidualBlock(nn.Module):
     """
 
     def __init__(
-        self, channels_in: int, channels_out: int, time_channels: int, dropout: float, groups: int
+        self,
+        channels_in: int,
+        channels_out: int,
+        time_channels: int,
+        dropout: float,
+        groups: int,
     ) -> None:
         super().__init__()
         self.norm_1 = _norm(channels_in, groups)
@@ -176,7 +184,10 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """Map x (B, channels_in, H, W) and time (B, time_channels) to (B, channels_out, H, W)."""
+        """Map x (B, channels_in, H, W) to (B, channels_out, H, W).
+
+        The time is (B, time_channels).
+        """
         h = self.conv_1(F.silu(self.norm_1(x)))
         h = h + rearrange(self.time(F.silu(time)), "b c -> b c 1 1")
         h = self.conv_2(self.dropout(F.silu(self.norm_2(h))))
@@ -197,7 +208,7 @@ class ResidualBlock(nn.Module):
 
 # %%
 class Attention(nn.Module):
-    """Self-attention over all pixels, one head as wide as all channels; the input is added.
+    """Self-attention over all pixels, one head for all channels; the input is added.
 
     Args:
         channels: channels of input and output.
@@ -209,7 +220,9 @@ class Attention(nn.Module):
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
         self.norm = _norm(channels, groups)
-        self.query, self.key, self.value = (_linear(channels, channels) for _ in range(3))
+        self.query, self.key, self.value = (
+            _linear(channels, channels) for _ in range(3)
+        )
         self.out = _linear(channels, channels, gain=ALMOST_ZERO)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -274,17 +287,22 @@ class Block(nn.Module):
         attention: bool,
     ) -> None:
         super().__init__()
-        self.residual = ResidualBlock(channels_in, channels_out, time_channels, dropout, groups)
+        self.residual = ResidualBlock(
+            channels_in, channels_out, time_channels, dropout, groups
+        )
         self.attention = Attention(channels_out, groups) if attention else nn.Identity()
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """Map x (B, channels_in, H, W) and time (B, time_channels) to (B, channels_out, H, W)."""
+        """Map x (B, channels_in, H, W) to (B, channels_out, H, W).
+
+        The time is (B, time_channels).
+        """
         h: Tensor = self.attention(self.residual(x, time))
         return h
 
 
 class DownLevel(nn.Module):
-    """The blocks of one size on the way down, then the halving (none at the lowest level)."""
+    """The blocks of one size on the way down, then the halving (none at the last)."""
 
     def __init__(self, blocks: Sequence[Block], resize: Downsample | None) -> None:
         super().__init__()
@@ -311,7 +329,7 @@ class UpLevel(nn.Module):
         self.resize = resize
 
     def forward(self, h: Tensor, skips: list[Tensor], time: Tensor) -> Tensor:
-        """Map h to the next level's input; each block takes the last of `skips` away."""
+        """Map h to the next level's input; each block takes the last of `skips`."""
         for block in self.blocks:
             h = block(torch.cat([h, skips.pop()], dim=1), time)
         return h if self.resize is None else self.resize(h)
@@ -323,9 +341,10 @@ class UNet(nn.Module):
     Args:
         picture_channels: channels of the pictures: 3 for colour, 1 for grey.
         channels: channels at full size; a multiple of `groups`, and of 2, at least 4.
-        multipliers: for each level, from full size down, how many times `channels` it has.
+        multipliers: for each level, from full size down, its channels over `channels`.
         blocks: residual blocks a level on the way down (one more on the way up).
-        attention: for each level, whether its blocks are followed by attention. The middle always has one.
+        attention: for each level, whether its blocks are followed by attention. The
+            middle always has one.
         dropout: share of numbers that training drops in each block.
         groups: groups of every normalisation.
 
@@ -354,7 +373,8 @@ class UNet(nn.Module):
             )
         if channels % groups or channels % 2 or channels < 4:
             raise ValueError(
-                f"channels: expected an even multiple of groups = {groups}, at least 4, got {channels}"
+                f"channels: expected an even multiple of groups = {groups}, at least 4, "
+                f"got {channels}"
             )
         if blocks < 1:
             raise ValueError(f"blocks: expected at least 1, got {blocks}")
@@ -363,7 +383,9 @@ class UNet(nn.Module):
         time_channels = 4 * channels
 
         def block(channels_in: int, channels_out: int, attention: bool) -> Block:
-            return Block(channels_in, channels_out, time_channels, dropout, groups, attention)
+            return Block(
+                channels_in, channels_out, time_channels, dropout, groups, attention
+            )
 
         self.time = nn.Sequential(
             _linear(channels, time_channels),
@@ -373,7 +395,10 @@ class UNet(nn.Module):
         self.stem = _conv(picture_channels, channels)
 
         levels = list(zip((m * channels for m in multipliers), attention, strict=True))
-        width, skips = channels, [channels]  # what comes in, and what has been put aside
+        width, skips = (
+            channels,
+            [channels],
+        )  # what comes in, and what has been put aside
         self.down = nn.ModuleList()
         for i, (level_width, attends) in enumerate(levels):
             row = []
@@ -386,7 +411,9 @@ class UNet(nn.Module):
             if not last:
                 skips.append(width)
 
-        self.middle = nn.ModuleList([block(width, width, True), block(width, width, False)])
+        self.middle = nn.ModuleList(
+            [block(width, width, True), block(width, width, False)]
+        )
 
         self.up = nn.ModuleList()
         for i, (level_width, attends) in reversed(list(enumerate(levels))):
@@ -401,12 +428,12 @@ class UNet(nn.Module):
 
     @classmethod
     def cifar10(cls) -> Self:
-        """Return the paper's network for 32x32 colour pictures: 35,746,307 parameters."""
+        """Return the paper's network for 32x32 colour pictures (35.7 million weights)."""
         return cls()
 
     @classmethod
     def digits(cls) -> Self:
-        """Return a small network for 8x8 grey pictures, which trains in two minutes on two CPU cores."""
+        """Return a small network for 8x8 grey pictures, for a few minutes on a CPU."""
         return cls(
             picture_channels=1,
             channels=32,
@@ -414,21 +441,23 @@ class UNet(nn.Module):
             blocks=1,
             attention=(False, True),
             dropout=0.0,
-            groups=32,
+            groups=8,
         )
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Predict the noise in x_t.
 
         Args:
-            x_t: (B, picture_channels, H, W); height and width divisible by 2 to the number of halvings.
+            x_t: (B, picture_channels, H, W); both sizes divisible by 2 to the number of
+                halvings.
             t: (B,) int64 times 1 ... T.
 
         Returns:
             the predicted noise, in the shape of x_t.
 
         Raises:
-            ValueError: if the channels or the size of x_t do not fit, or t is not one time a picture.
+            ValueError: if the channels or the size of x_t do not fit, or t is not one
+                time a picture.
         """
         self._check(x_t, t)
         time = self.time(time_embedding(t, self.channels).to(x_t.dtype))
@@ -446,7 +475,8 @@ class UNet(nn.Module):
     def _check(self, x_t: Tensor, t: Tensor) -> None:
         if x_t.dim() != 4 or x_t.shape[1] != self.picture_channels:
             raise ValueError(
-                f"x_t: expected (B, {self.picture_channels}, H, W), got shape {tuple(x_t.shape)}"
+                f"x_t: expected (B, {self.picture_channels}, H, W), "
+                f"got shape {tuple(x_t.shape)}"
             )
         if x_t.shape[2] % self.smallest_step or x_t.shape[3] % self.smallest_step:
             raise ValueError(
@@ -455,7 +485,8 @@ class UNet(nn.Module):
             )
         if t.shape != x_t.shape[:1]:
             raise ValueError(
-                f"t: expected one time a picture, shape ({len(x_t)},), got shape {tuple(t.shape)}"
+                f"t: expected one time a picture, shape ({len(x_t)},), "
+                f"got shape {tuple(t.shape)}"
             )
 
 # %% [markdown]
@@ -474,7 +505,9 @@ class UNet(nn.Module):
 # for name, part in net.named_modules():
 #     if name in ("stem", "head") or name.endswith(("resize", "residual")):
 #         part.register_forward_hook(
-#             lambda part, inputs, out, name=name: shapes.append((name, tuple(out.shape[1:])))
+#             lambda part, inputs, out, name=name: shapes.append(
+#                 (name, tuple(out.shape[1:]))
+#             )
 #         )
 # x = torch.randn(2, 1, 8, 8)
 # noise = net(x, torch.tensor([1, 1000]))
@@ -532,7 +565,9 @@ class UNet(nn.Module):
 # # Solution 2
 # sin, cos = time_embedding(torch.tensor([100]), 64).chunk(2, dim=1)
 # turn_sin, turn_cos = time_embedding(torch.tensor([8]), 64).chunk(2, dim=1)  # t' = 7
-# rotated = torch.cat([sin * turn_cos + cos * turn_sin, cos * turn_cos - sin * turn_sin], dim=1)
+# rotated = torch.cat(
+#     [sin * turn_cos + cos * turn_sin, cos * turn_cos - sin * turn_sin], dim=1
+# )
 # print(torch.allclose(rotated, time_embedding(torch.tensor([107]), 64), atol=1e-4))
 
 # %% [markdown]

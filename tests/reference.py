@@ -51,7 +51,9 @@ def moments(density: Array, grid: Array) -> tuple[float, float]:
 
 def log_normal_pdf(x: Array | float, mean: Array | float, var: Array | float) -> Array:
     """The logarithm of `normal_pdf`, for densities that would underflow."""
-    return -((np.asarray(x) - mean) ** 2) / (2 * np.asarray(var)) - 0.5 * np.log(2 * math.pi * var)
+    return -((np.asarray(x) - mean) ** 2) / (2 * np.asarray(var)) - 0.5 * np.log(
+        2 * math.pi * var
+    )
 
 
 def bayes_on_a_grid(
@@ -64,7 +66,9 @@ def bayes_on_a_grid(
     grid = np.linspace(-8, 8, 40_001)
     for _ in range(3):
         log_product = log_prior(grid) + log_likelihood(grid)
-        seen = grid[log_product > log_product.max() - 50]  # exp(-50) of the peak is nothing
+        seen = grid[
+            log_product > log_product.max() - 50
+        ]  # exp(-50) of the peak is nothing
         margin = grid[1] - grid[0]
         grid = np.linspace(seen[0] - margin, seen[-1] + margin, 40_001)
     log_product = log_prior(grid) + log_likelihood(grid)

@@ -24,7 +24,9 @@ def checkout(tmp_path: Path) -> Path:
         "pyproject.toml": f'[project.urls]\nRepository = "{GITHUB}/{OLD}"\n',
         "_config.yml": f"repository:\n  url: {GITHUB}/{OLD}\n",
         "README.md": f"See {GITHUB}/{OLD}. Not [{GITHUB}/other/repo]({GITHUB}/other/repo).\n",
-        "book/x.ipynb": json.dumps({"source": [f"%pip install git+{GITHUB}/{OLD}.git\n"]}),
+        "book/x.ipynb": json.dumps(
+            {"source": [f"%pip install git+{GITHUB}/{OLD}.git\n"]}
+        ),
         "ddpm_nb/x.py": f"# {COLAB}/{OLD}/blob/main/book/x.ipynb\n",
     }
     for name, text in files.items():
@@ -63,8 +65,22 @@ def test_a_stray_is_found(checkout: Path, stray: str) -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    ["", "ada", "ada/", "/x", "a_b/x", "-a/x", "a--b/x", "a/b/c", f"{GITHUB}/a/b", "a/b c", "a/.."],
+    [
+        "",
+        "ada",
+        "ada/",
+        "/x",
+        "a_b/x",
+        "-a/x",
+        "a--b/x",
+        "a/b/c",
+        f"{GITHUB}/a/b",
+        "a/b c",
+        "a/..",
+    ],
 )
-def test_a_malformed_address_is_one_line(bad: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_malformed_address_is_one_line(
+    bad: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert address.main([bad]) == 1
     assert len(capsys.readouterr().err.strip().splitlines()) == 1

@@ -38,10 +38,14 @@ def generator(seed: int = 0) -> torch.Generator:
 def two_sample_p(x: Tensor, y: Tensor) -> float:
     """The smallest p-value of four tests, times four: both coordinates, the true log-density, the bumps' shares."""
     bumps = [
-        torch.bincount(RING.log_joint(points).argmax(1), minlength=5).numpy() for points in (x, y)
+        torch.bincount(RING.log_joint(points).argmax(1), minlength=5).numpy()
+        for points in (x, y)
     ]
     p = [ks_2samp(x[:, i], y[:, i]).pvalue for i in (0, 1)]
-    p += [ks_2samp(RING.log_prob(x), RING.log_prob(y)).pvalue, chi2_contingency(bumps).pvalue]
+    p += [
+        ks_2samp(RING.log_prob(x), RING.log_prob(y)).pvalue,
+        chi2_contingency(bumps).pvalue,
+    ]
     return min(1.0, 4 * min(p))
 
 
@@ -54,7 +58,9 @@ TRUTH = RING.sample(5000, generator(100)).double()
     [(Schedule.linear(), "large"), (Schedule.linear(), "small"), (FIFTY, "large")],
     ids=["T=1000 large", "T=1000 small", "T=50 large"],
 )
-def test_samples_with_the_exact_noise_pass_as_data(schedule: Schedule, variance: str) -> None:
+def test_samples_with_the_exact_noise_pass_as_data(
+    schedule: Schedule, variance: str
+) -> None:
     x = sample(
         optimal_noise(RING, schedule),
         (5000, 2),
@@ -80,20 +86,27 @@ def with_extra_noise_at_the_end() -> Tensor:
     *_, last = sample_steps(
         optimal_noise(RING, FIFTY), (5000, 2), FIFTY, generator=generator(1), dtype=F64
     )
-    return last.x + FIFTY.beta[1].sqrt() * torch.randn(5000, 2, dtype=F64, generator=generator(2))
+    return last.x + FIFTY.beta[1].sqrt() * torch.randn(
+        5000, 2, dtype=F64, generator=generator(2)
+    )
 
 
 def with_wrong_sigma(monkeypatch: pytest.MonkeyPatch) -> Tensor:
     """sigma^2 in the place of sigma."""
     monkeypatch.setattr(
-        "ddpm_nb.algorithms.reverse_variance", lambda t, schedule, variance: schedule.beta[t] ** 2
+        "ddpm_nb.algorithms.reverse_variance",
+        lambda t, schedule, variance: schedule.beta[t] ** 2,
     )
-    return sample(optimal_noise(RING, FIFTY), (5000, 2), FIFTY, generator=generator(1), dtype=F64)
+    return sample(
+        optimal_noise(RING, FIFTY), (5000, 2), FIFTY, generator=generator(1), dtype=F64
+    )
 
 
 def test_the_test_rejects_wrong_samplers(monkeypatch: pytest.MonkeyPatch) -> None:
     """A two-sample test that accepts everything would prove nothing."""
-    wrong_time = sample(WrongTime(), (5000, 2), FIFTY, generator=generator(1), dtype=F64)
+    wrong_time = sample(
+        WrongTime(), (5000, 2), FIFTY, generator=generator(1), dtype=F64
+    )
     for x in (wrong_time, with_extra_noise_at_the_end(), with_wrong_sigma(monkeypatch)):
         assert two_sample_p(x, TRUTH) < 1e-3
 
@@ -105,7 +118,9 @@ class Recorder(nn.Module):
         super().__init__()
         self.layer = nn.Linear(1, 1)
         self.dropout = nn.Dropout(0.5)
-        self.frozen = nn.BatchNorm1d(1).eval()  # a part that its owner put into eval mode
+        self.frozen = nn.BatchNorm1d(
+            1
+        ).eval()  # a part that its owner put into eval mode
         self.seen: list[tuple[list[int], bool, bool, bool]] = []
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
@@ -130,7 +145,9 @@ def test_one_step_has_the_stated_mean_and_variance(variance: str) -> None:
     )
     x_3 = torch.randn(n, 1, dtype=F64, generator=generator())
     jump = next(steps).x - x_3 / 0.6**0.5
-    expected = 0.4 if variance == "large" else 0.4 * (1 - 0.9 * 0.7) / (1 - 0.9 * 0.7 * 0.6)
+    expected = (
+        0.4 if variance == "large" else 0.4 * (1 - 0.9 * 0.7) / (1 - 0.9 * 0.7 * 0.6)
+    )
     assert abs(jump.mean()) < 4 * (expected / n) ** 0.5
     assert abs(jump.var() / expected - 1) < 4 * (2 / n) ** 0.5
 
@@ -140,7 +157,9 @@ def test_one_step_has_the_stated_mean_and_variance(variance: str) -> None:
 @pytest.mark.parametrize(
     ("variance", "theirs"), [("large", "fixed_large"), ("small", "fixed_small")]
 )
-def test_every_step_is_that_of_diffusers(variance: str, theirs: str, clip: bool) -> None:
+def test_every_step_is_that_of_diffusers(
+    variance: str, theirs: str, clip: bool
+) -> None:
     """The same tables, the same network, the same noise: the same x, step by step, to 1e-10."""
     from diffusers import DDPMScheduler
 
@@ -153,7 +172,10 @@ def test_every_step_is_that_of_diffusers(variance: str, theirs: str, clip: bool)
     )
     # Their tables are float32; give them ours.
     scheduler.betas, scheduler.alphas = schedule.beta[1:], schedule.alpha[1:]
-    scheduler.alphas_cumprod, scheduler.one = schedule.alpha_bar[1:], torch.tensor(1.0, dtype=F64)
+    scheduler.alphas_cumprod, scheduler.one = (
+        schedule.alpha_bar[1:],
+        torch.tensor(1.0, dtype=F64),
+    )
     scheduler.set_timesteps(40)
 
     def network(x: Tensor, t: Tensor) -> Tensor:
@@ -163,7 +185,13 @@ def test_every_step_is_that_of_diffusers(variance: str, theirs: str, clip: bool)
     rng = generator()
     torch.randn(6, 3, dtype=F64, generator=rng)  # x_T has been drawn
     ours = sample_steps(
-        network, (6, 3), schedule, variance=variance, clip=clip, generator=generator(), dtype=F64
+        network,
+        (6, 3),
+        schedule,
+        variance=variance,
+        clip=clip,
+        generator=generator(),
+        dtype=F64,
     )
     for step in ours:
         t = step.t  # theirs counts from 0
@@ -200,7 +228,13 @@ def test_modes_come_back_even_when_the_network_fails() -> None:
 def test_no_noise_at_the_last_step() -> None:
     """The last step must not depend on the generator: two runs that differ only there agree."""
     schedule = Schedule([0.2])
-    x = sample(lambda x, t: torch.zeros_like(x), (4, 1), schedule, generator=generator(), dtype=F64)
+    x = sample(
+        lambda x, t: torch.zeros_like(x),
+        (4, 1),
+        schedule,
+        generator=generator(),
+        dtype=F64,
+    )
     x_1 = torch.randn(4, 1, dtype=F64, generator=generator())
     assert torch.allclose(x, x_1 / 0.8**0.5, rtol=1e-14)
 
@@ -212,10 +246,14 @@ def test_clipping_keeps_the_predicted_picture_in_range() -> None:
         return torch.zeros_like(x)
 
     free = list(sample_steps(zero, (50, 1), schedule, generator=generator()))
-    clipped = list(sample_steps(zero, (50, 1), schedule, clip=True, generator=generator()))
+    clipped = list(
+        sample_steps(zero, (50, 1), schedule, clip=True, generator=generator())
+    )
     assert max(step.x_0_hat.abs().max() for step in free) > 1
     assert all(step.x_0_hat.abs().max() <= 1 for step in clipped)
-    assert clipped[-1].x.abs().max() <= 1 + 1e-6  # at t = 1 the mean is the clipped picture itself
+    assert (
+        clipped[-1].x.abs().max() <= 1 + 1e-6
+    )  # at t = 1 the mean is the clipped picture itself
 
 
 @pytest.mark.parametrize("clip", [False, True])
@@ -223,7 +261,10 @@ def test_same_seed_same_sample(clip: bool) -> None:
     torch.manual_seed(0)
     net, schedule = Recorder(), Schedule.linear(T=9)
     before = torch.get_rng_state()
-    draws = [sample(net, (3, 1), schedule, clip=clip, generator=generator(5)) for _ in range(2)]
+    draws = [
+        sample(net, (3, 1), schedule, clip=clip, generator=generator(5))
+        for _ in range(2)
+    ]
     assert torch.equal(*draws)
     assert torch.equal(torch.get_rng_state(), before)
     assert not torch.equal(
@@ -276,7 +317,11 @@ def test_a_training_step_is_one_gradient_step_and_counts_from_one() -> None:
     old = net.layer.weight.detach().clone()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     steps = train_steps(
-        net, endless(torch.ones(8, 1)), Schedule([0.5]), optimizer, generator=generator()
+        net,
+        endless(torch.ones(8, 1)),
+        Schedule([0.5]),
+        optimizer,
+        generator=generator(),
     )
     record = next(steps)
     assert record.step == 1
@@ -284,7 +329,9 @@ def test_a_training_step_is_one_gradient_step_and_counts_from_one() -> None:
     assert torch.equal(net.layer.weight, old - 0.1 * net.layer.weight.grad)
     slope = net.layer.weight.grad.clone()
     assert next(steps).step == 2
-    assert not torch.equal(net.layer.weight.grad, slope)  # zeroed in between, not added up
+    assert not torch.equal(
+        net.layer.weight.grad, slope
+    )  # zeroed in between, not added up
 
 
 def test_training_stops_when_the_batches_end_or_the_reader_leaves() -> None:
@@ -328,7 +375,14 @@ def test_progress_bars_are_off_unless_asked_for(
     for progress in (False, True):
         if run is train:
             optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-            train(net, endless(torch.zeros(2, 1)), schedule, optimizer, 2, progress=progress)
+            train(
+                net,
+                endless(torch.zeros(2, 1)),
+                schedule,
+                optimizer,
+                2,
+                progress=progress,
+            )
         else:
             sample(net, (2, 1), schedule, progress=progress)
         out, err = capsys.readouterr()

@@ -24,7 +24,8 @@ def marked(source: str) -> set[str]:
         for test in ast.walk(ast.parse(source))
         if isinstance(test, ast.FunctionDef) and test.name.startswith("test_")
         for mark in test.decorator_list
-        if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.equation"
+        if isinstance(mark, ast.Call)
+        and ast.unparse(mark.func) == "pytest.mark.equation"
         if isinstance(mark.args[0], ast.Constant)
     }
 
@@ -33,13 +34,16 @@ def uncovered(book: set[str], tests: set[str]) -> str:
     """What is labelled and not tested, or tested and not labelled; empty if nothing is."""
     lines = [f"{label}: no test is marked with it" for label in sorted(book - tests)]
     lines += [
-        f"{label}: a test is marked with it, no equation is" for label in sorted(tests - book)
+        f"{label}: a test is marked with it, no equation is"
+        for label in sorted(tests - book)
     ]
     return "\n".join(lines)
 
 
 def all_marked() -> set[str]:
-    return set().union(*(marked(path.read_text()) for path in (ROOT / "tests").glob("test_*.py")))
+    return set().union(
+        *(marked(path.read_text()) for path in (ROOT / "tests").glob("test_*.py"))
+    )
 
 
 def test_labels_of_the_book_are_the_labels_of_the_tests() -> None:
@@ -74,7 +78,9 @@ def test_labels_are_read_as_the_site_reads_them() -> None:
 def test_docstrings_name_equations_of_their_own_chapter() -> None:
     book, named = equations(ROOT), set()
     for chapter in ddpm_nb._CHAPTERS:
-        source = Path(importlib.import_module(f"ddpm_nb.{chapter}").__file__).read_text()
+        source = Path(
+            importlib.import_module(f"ddpm_nb.{chapter}").__file__
+        ).read_text()
         for line in EQUATION_LINE.findall(source):
             for label in line.split(", "):
                 assert book.get(label) == chapter, f"{chapter}: {label}"

@@ -32,7 +32,9 @@ def test_tables_are_products_of_exact_fractions(T: int) -> None:
     schedule = Schedule.linear(T)
     assert schedule.T == T
     assert schedule.alpha_bar[0] == 1
-    assert schedule.alpha.tolist() == pytest.approx([float(1 - b) for b in beta], rel=1e-14)
+    assert schedule.alpha.tolist() == pytest.approx(
+        [float(1 - b) for b in beta], rel=1e-14
+    )
     assert schedule.alpha_bar.tolist() == pytest.approx(alpha_bar(beta), rel=1e-12)
     for table in (schedule.beta, schedule.alpha, schedule.alpha_bar):
         assert table.shape == (T + 1,)
@@ -41,7 +43,9 @@ def test_tables_are_products_of_exact_fractions(T: int) -> None:
 
 @pytest.mark.equation("def-linear")
 def test_linear_schedule_is_the_paper_s(linear: Schedule) -> None:
-    assert linear.beta.tolist() == pytest.approx([float(b) for b in linear_beta(1000)], rel=1e-13)
+    assert linear.beta.tolist() == pytest.approx(
+        [float(b) for b in linear_beta(1000)], rel=1e-13
+    )
     golden = {1: 0.9999, 500: 0.07858724288177821, 1000: 4.0358297653756754e-05}
     for t, value in golden.items():
         assert linear.alpha_bar[t].item() == pytest.approx(value, rel=1e-10)
@@ -56,7 +60,10 @@ def test_cosine_schedule_follows_the_squared_cosine(T: int, s: str) -> None:
         offset = mpmath.mpf(s)
 
         def f(t: int) -> mpmath.mpf:
-            return mpmath.cos((mpmath.mpf(t) / T + offset) / (1 + offset) * mpmath.pi / 2) ** 2
+            return (
+                mpmath.cos((mpmath.mpf(t) / T + offset) / (1 + offset) * mpmath.pi / 2)
+                ** 2
+            )
 
         expected = [float(f(t) / f(0)) for t in range(T)]
     capped = (schedule.beta >= 0.999).nonzero().flatten().tolist()
@@ -72,7 +79,9 @@ def test_cosine_schedule_golden_end() -> None:
 
 @pytest.mark.equation("def-step")
 @pytest.mark.parametrize("t", [1, 400, 1000])
-def test_one_step_has_the_mean_and_variance_of_its_density(linear: Schedule, t: int) -> None:
+def test_one_step_has_the_mean_and_variance_of_its_density(
+    linear: Schedule, t: int
+) -> None:
     beta = float(linear_beta(1000)[t])
     n, x_prev = 100_000, 0.7
     noise = torch.randn(n, dtype=F64, generator=torch.Generator().manual_seed(t))
@@ -83,7 +92,9 @@ def test_one_step_has_the_mean_and_variance_of_its_density(linear: Schedule, t: 
 
 @pytest.mark.equation("eq-variance")
 @pytest.mark.parametrize("variance", [1.0, 0.25, 4.0])
-def test_variance_of_a_step_follows_the_recursion(linear: Schedule, variance: float) -> None:
+def test_variance_of_a_step_follows_the_recursion(
+    linear: Schedule, variance: float
+) -> None:
     """The variance of a linear map of independent numbers, from the factors of the code itself."""
     for t in (1, 2, 500, 1000):
         beta = float(linear_beta(1000)[t])
@@ -112,8 +123,12 @@ def test_two_normals_merge_by_quadrature(a: float, b: float) -> None:
     """The density of the sum is a convolution; carry it out on a grid."""
     grid = np.linspace(-20, 20, 16_001)
     for s in (0.0, 0.9, -2.5):
-        density = integrate(normal_pdf(grid, 0, a * a) * normal_pdf(s - grid, 0, b * b), grid)
-        assert density == pytest.approx(float(normal_pdf(s, 0, a * a + b * b)), rel=1e-10)
+        density = integrate(
+            normal_pdf(grid, 0, a * a) * normal_pdf(s - grid, 0, b * b), grid
+        )
+        assert density == pytest.approx(
+            float(normal_pdf(s, 0, a * a + b * b)), rel=1e-10
+        )
 
 
 @pytest.mark.equation("eq-two-gaussians")
@@ -138,7 +153,10 @@ def test_jump_is_the_walk(schedule: Schedule) -> None:
     signal, variance = 1.0, 0.0
     for t in range(1, schedule.T + 1):
         step_signal, step_noise = factors(q_step, t, schedule)
-        signal, variance = step_signal * signal, step_signal**2 * variance + step_noise**2
+        signal, variance = (
+            step_signal * signal,
+            step_signal**2 * variance + step_noise**2,
+        )
         jump_signal, jump_noise = factors(q_sample, t, schedule)
         assert jump_signal == pytest.approx(signal, rel=1e-11)
         assert jump_noise**2 == pytest.approx(variance, rel=1e-11)
@@ -162,7 +180,9 @@ def test_jump_density_solves_the_chapman_kolmogorov_equation() -> None:
         assert mean == pytest.approx(signal * x_0, rel=1e-8)
         assert variance == pytest.approx(noise**2, rel=1e-8)
         density = (
-            np.interp(grid, grid[::40], density) if t == 3 else normal_pdf(grid, mean, variance)
+            np.interp(grid, grid[::40], density)
+            if t == 3
+            else normal_pdf(grid, mean, variance)
         )
 
 
@@ -177,7 +197,9 @@ def test_total_noise_is_the_sum_of_the_steps(linear: Schedule, t: int) -> None:
     x = x_0
     for s in range(1, t + 1):
         x = q_step(x, s, w[s], linear)
-    total = sum((float(beta[s]) * bar[t] / bar[s]) ** 0.5 * w[s] for s in range(1, t + 1))
+    total = sum(
+        (float(beta[s]) * bar[t] / bar[s]) ** 0.5 * w[s] for s in range(1, t + 1)
+    )
     noise = total / (1 - bar[t]) ** 0.5
     assert torch.allclose(q_sample(x_0, t, noise, linear), x, rtol=0, atol=1e-11)
 
@@ -210,7 +232,9 @@ def test_each_picture_gets_its_own_time(linear: Schedule) -> None:
     t = torch.tensor([1, 500, 1000])
     for step in (q_step, q_sample):
         together = step(x, t, noise, linear)
-        apart = [step(x[i : i + 1], int(t[i]), noise[i : i + 1], linear) for i in range(3)]
+        apart = [
+            step(x[i : i + 1], int(t[i]), noise[i : i + 1], linear) for i in range(3)
+        ]
         assert together.dtype == x.dtype
         assert torch.equal(together, torch.cat(apart))
 
@@ -218,10 +242,14 @@ def test_each_picture_gets_its_own_time(linear: Schedule) -> None:
 def test_factors_are_rounded_once(linear: Schedule) -> None:
     """sqrt(1 - alpha_bar_1) = 0.01 to float32's last digit; computed in float32 it would be off in the fifth."""
     noise = torch.ones(1, dtype=torch.float32)
-    assert q_sample(torch.zeros_like(noise), 1, noise, linear).item() == np.float32(0.01)
+    assert q_sample(torch.zeros_like(noise), 1, noise, linear).item() == np.float32(
+        0.01
+    )
 
 
-@pytest.mark.parametrize("beta", [[0.1, 0.0], [0.1, 1.0], [-0.1], [float("nan")], [], [[0.1, 0.2]]])
+@pytest.mark.parametrize(
+    "beta", [[0.1, 0.0], [0.1, 1.0], [-0.1], [float("nan")], [], [[0.1, 0.2]]]
+)
 def test_schedule_refuses_bad_betas(beta: list[float]) -> None:
     with pytest.raises(ValueError, match="beta"):
         Schedule(beta)

@@ -21,7 +21,9 @@ def column(*values: float) -> torch.Tensor:
 def test_normal_density_has_mass_mean_and_variance(mean: float, var: float) -> None:
     grid = np.linspace(mean - 12 * var**0.5, mean + 12 * var**0.5, 20_001)
     density = (
-        gaussian_log_prob(torch.tensor(grid)[:, None], column(mean), column(var)).exp().numpy()
+        gaussian_log_prob(torch.tensor(grid)[:, None], column(mean), column(var))
+        .exp()
+        .numpy()
     )
     assert integrate(density, grid) == pytest.approx(1, abs=1e-12)
     assert moments(density, grid) == pytest.approx((mean, var), rel=1e-10, abs=1e-12)
@@ -46,24 +48,35 @@ def test_mixture_density_is_the_weighted_sum_of_bumps(mixture: GaussianMixture) 
     x, y = np.meshgrid(grid, grid, indexing="ij")
     points = torch.tensor(np.stack([x, y], axis=-1))
     density = mixture.log_prob(points).exp().numpy()
-    by_hand = 0.3 * normal_pdf(x, -1, 0.09) * normal_pdf(y, 0.5, 0.09) + 0.7 * normal_pdf(
-        x, 1.5, 0.36
-    ) * normal_pdf(y, -0.5, 0.36)
+    by_hand = 0.3 * normal_pdf(x, -1, 0.09) * normal_pdf(
+        y, 0.5, 0.09
+    ) + 0.7 * normal_pdf(x, 1.5, 0.36) * normal_pdf(y, -0.5, 0.36)
     assert np.allclose(density, by_hand, rtol=1e-12, atol=1e-300)
-    assert np.trapezoid(np.trapezoid(density, grid), grid) == pytest.approx(1, abs=1e-10)
+    assert np.trapezoid(np.trapezoid(density, grid), grid) == pytest.approx(
+        1, abs=1e-10
+    )
 
 
 @pytest.mark.equation("def-mixture")
-def test_mixture_samples_have_the_right_shares_means_and_widths(mixture: GaussianMixture) -> None:
+def test_mixture_samples_have_the_right_shares_means_and_widths(
+    mixture: GaussianMixture,
+) -> None:
     n = 200_000
     x = mixture.sample(n, torch.Generator().manual_seed(0)).double()
     left = x[:, 0] < 0.25  # 4.2 and 2.1 standard deviations from the two centres
     # The share of the right bump that leaks over the border is Phi(-1.25 / 0.6).
-    share = 0.3 + 0.7 * float(torch.special.ndtr(torch.tensor(-1.25 / 0.6, dtype=torch.float64)))
+    share = 0.3 + 0.7 * float(
+        torch.special.ndtr(torch.tensor(-1.25 / 0.6, dtype=torch.float64))
+    )
     assert abs(left.double().mean() - share) < 4 * (share * (1 - share) / n) ** 0.5
-    mean = torch.tensor([0.3 * -1 + 0.7 * 1.5, 0.3 * 0.5 - 0.7 * 0.5], dtype=torch.float64)
+    mean = torch.tensor(
+        [0.3 * -1 + 0.7 * 1.5, 0.3 * 0.5 - 0.7 * 0.5], dtype=torch.float64
+    )
     var = (
-        torch.tensor([0.3 * 1.09 + 0.7 * (2.25 + 0.36), 0.3 * 0.34 + 0.7 * 0.61]).double() - mean**2
+        torch.tensor(
+            [0.3 * 1.09 + 0.7 * (2.25 + 0.36), 0.3 * 0.34 + 0.7 * 0.61]
+        ).double()
+        - mean**2
     )
     assert ((x.mean(0) - mean).abs() < 4 * (var / n).sqrt()).all()
     assert ((x.var(0) / var - 1).abs() < 4 * (3 / n) ** 0.5).all()
@@ -87,7 +100,9 @@ def test_same_generator_same_sample(mixture: GaussianMixture) -> None:
         (([0.5, 0.5], [0.0, 1.0], [1.0, 1.0]), "shapes"),
     ],
 )
-def test_mixture_names_what_is_wrong(arguments: tuple[list[float], ...], names: str) -> None:
+def test_mixture_names_what_is_wrong(
+    arguments: tuple[list[float], ...], names: str
+) -> None:
     with pytest.raises(ValueError, match=names):
         GaussianMixture(*arguments)
 
@@ -99,13 +114,19 @@ def test_mixture_refuses_points_of_another_dimension(mixture: GaussianMixture) -
 
 @pytest.mark.equation("eq-gaussian-kl")
 @given(finite, positive, finite, positive)
-def test_kl_of_two_normals_is_its_integral(m1: float, v1: float, m2: float, v2: float) -> None:
+def test_kl_of_two_normals_is_its_integral(
+    m1: float, v1: float, m2: float, v2: float
+) -> None:
     grid = np.linspace(m1 - 14 * v1**0.5, m1 + 14 * v1**0.5, 20_001)
-    log_ratio = 0.5 * np.log(v2 / v1) - (grid - m1) ** 2 / (2 * v1) + (grid - m2) ** 2 / (2 * v2)
-    integral = integrate(normal_pdf(grid, m1, v1) * log_ratio, grid)
-    assert gaussian_kl(column(m1), column(v1), column(m2), column(v2)).item() == pytest.approx(
-        integral, rel=1e-9, abs=1e-9
+    log_ratio = (
+        0.5 * np.log(v2 / v1)
+        - (grid - m1) ** 2 / (2 * v1)
+        + (grid - m2) ** 2 / (2 * v2)
     )
+    integral = integrate(normal_pdf(grid, m1, v1) * log_ratio, grid)
+    assert gaussian_kl(
+        column(m1), column(v1), column(m2), column(v2)
+    ).item() == pytest.approx(integral, rel=1e-9, abs=1e-9)
 
 
 @pytest.mark.equation("eq-gaussian-kl")
@@ -113,7 +134,9 @@ def test_kl_of_two_normals_agrees_with_torch() -> None:
     m1, s1, m2, s2 = torch.randn(4, 6, 5, dtype=torch.float64).unbind(0)
     p, q = (torch.distributions.Normal(m, s.exp()) for m, s in ((m1, s1), (m2, s2)))
     expected = torch.distributions.kl_divergence(p, q).sum(-1)
-    assert torch.allclose(gaussian_kl(m1, p.variance, m2, q.variance), expected, rtol=1e-10)
+    assert torch.allclose(
+        gaussian_kl(m1, p.variance, m2, q.variance), expected, rtol=1e-10
+    )
 
 
 @pytest.mark.equation("def-kl")
@@ -152,16 +175,25 @@ def test_kl_is_never_negative(m1: float, v1: float, m2: float, v2: float) -> Non
 
 
 @pytest.mark.equation("eq-kl-nonnegative")
-@given(st.lists(positive, min_size=4, max_size=4), st.lists(positive, min_size=4, max_size=4))
-def test_kl_of_discrete_distributions_is_never_negative(a: list[float], b: list[float]) -> None:
+@given(
+    st.lists(positive, min_size=4, max_size=4),
+    st.lists(positive, min_size=4, max_size=4),
+)
+def test_kl_of_discrete_distributions_is_never_negative(
+    a: list[float], b: list[float]
+) -> None:
     p, q = np.array(a) / np.sum(a), np.array(b) / np.sum(b)
     assert np.sum(p * np.log(p / q)) >= -1e-15
-    assert np.sum(p * (q / p - 1)) == pytest.approx(0, abs=1e-12)  # the tangent that the proof uses
+    assert np.sum(p * (q / p - 1)) == pytest.approx(
+        0, abs=1e-12
+    )  # the tangent that the proof uses
 
 
 @pytest.mark.equation("eq-likelihood-kl")
 @pytest.mark.parametrize(("mean", "var"), [(0.8, 3.61), (-0.5, 1.0), (2.0, 0.5)])
-def test_expected_log_likelihood_is_minus_kl_minus_entropy(mean: float, var: float) -> None:
+def test_expected_log_likelihood_is_minus_kl_minus_entropy(
+    mean: float, var: float
+) -> None:
     """For one normal distribution as data all three terms are known without any quadrature of ours."""
     data_mean, data_var = 0.3, 2.0
     n = 400_000

@@ -20,7 +20,12 @@ from ddpm_nb.loss import (
     v_to_noise,
     vlb_weight,
 )
-from ddpm_nb.posterior import noised_mixture, optimal_noise, posterior_mean, posterior_variance
+from ddpm_nb.posterior import (
+    noised_mixture,
+    optimal_noise,
+    posterior_mean,
+    posterior_variance,
+)
 
 F64 = torch.float64
 BETA = linear_beta(1000)
@@ -30,7 +35,9 @@ LINEAR = Schedule.linear()
 
 def draws(seed: int = 0, n: int = 6) -> tuple[Tensor, Tensor, Tensor]:
     """x_0 and noise, (n, 3), and one time each, from 1 to T."""
-    x_0, noise = torch.randn(2, n, 3, dtype=F64, generator=torch.Generator().manual_seed(seed))
+    x_0, noise = torch.randn(
+        2, n, 3, dtype=F64, generator=torch.Generator().manual_seed(seed)
+    )
     return x_0, noise, torch.linspace(1, 1000, n).long()
 
 
@@ -38,7 +45,9 @@ def draws(seed: int = 0, n: int = 6) -> tuple[Tensor, Tensor, Tensor]:
 def test_the_true_noise_gives_the_picture_back() -> None:
     x_0, noise, t = draws()
     x_t = q_sample(x_0, t, noise, LINEAR)
-    assert torch.allclose(predict_x_0(x_t, t, noise, LINEAR), x_0, rtol=1e-10, atol=1e-10)
+    assert torch.allclose(
+        predict_x_0(x_t, t, noise, LINEAR), x_0, rtol=1e-10, atol=1e-10
+    )
 
 
 @pytest.mark.equation("eq-denoising-mean")
@@ -63,7 +72,9 @@ def test_line_4_is_the_posterior_mean_with_the_predicted_picture_put_in() -> Non
     x_t, noise, t = draws(1)
     x_0_hat = predict_x_0(x_t, t, noise, LINEAR)
     expected = posterior_mean(x_0_hat, x_t, t, LINEAR)
-    assert torch.allclose(denoising_mean(x_t, t, noise, LINEAR), expected, rtol=1e-9, atol=1e-10)
+    assert torch.allclose(
+        denoising_mean(x_t, t, noise, LINEAR), expected, rtol=1e-9, atol=1e-10
+    )
 
 
 def constant(value: float):
@@ -73,9 +84,13 @@ def constant(value: float):
 @pytest.mark.equation("def-simple-loss")
 def test_a_network_that_answers_zero_scores_the_power_of_the_noise() -> None:
     n = 200_000
-    loss = simple_loss(constant(0.0), torch.ones(n, 1), LINEAR, torch.Generator().manual_seed(0))
+    loss = simple_loss(
+        constant(0.0), torch.ones(n, 1), LINEAR, torch.Generator().manual_seed(0)
+    )
     assert abs(loss - 1) < 4 * (2 / n) ** 0.5
-    loss = simple_loss(constant(0.5), torch.ones(n, 1), LINEAR, torch.Generator().manual_seed(0))
+    loss = simple_loss(
+        constant(0.5), torch.ones(n, 1), LINEAR, torch.Generator().manual_seed(0)
+    )
     assert abs(loss - 1.25) < 4 * (3 / n) ** 0.5
 
 
@@ -117,11 +132,19 @@ def test_weighted_error_is_the_kl_between_true_and_modelled_step(variance: str) 
     """Both steps as distributions of torch's, with the same variance; torch works out their divergence."""
     x_0, noise, t = draws(2)
     t = t.clamp(min=2)
-    guess = noise + torch.randn(noise.shape, dtype=F64, generator=torch.Generator().manual_seed(3))
+    guess = noise + torch.randn(
+        noise.shape, dtype=F64, generator=torch.Generator().manual_seed(3)
+    )
     x_t = q_sample(x_0, t, noise, LINEAR)
-    sigma = (LINEAR.beta[t] if variance == "large" else posterior_variance(t, LINEAR)).sqrt()
-    true = torch.distributions.Normal(posterior_mean(x_0, x_t, t, LINEAR), sigma[:, None])
-    model = torch.distributions.Normal(denoising_mean(x_t, t, guess, LINEAR), sigma[:, None])
+    sigma = (
+        LINEAR.beta[t] if variance == "large" else posterior_variance(t, LINEAR)
+    ).sqrt()
+    true = torch.distributions.Normal(
+        posterior_mean(x_0, x_t, t, LINEAR), sigma[:, None]
+    )
+    model = torch.distributions.Normal(
+        denoising_mean(x_t, t, guess, LINEAR), sigma[:, None]
+    )
     expected = torch.distributions.kl_divergence(true, model).sum(1)
     got = vlb_weight(t, LINEAR, variance) * (noise - guess).square().sum(1)
     assert torch.allclose(got, expected, rtol=1e-8)
@@ -141,7 +164,9 @@ def test_weight_golden_numbers() -> None:
 @pytest.mark.parametrize("t", [1, 200, 1000])
 def test_score_of_the_best_noise_is_the_slope_of_the_log_density(t: int) -> None:
     mixture = GaussianMixture([0.3, 0.7], [[-1.0, 0.0], [1.0, 0.5]], [0.2, 0.4])
-    x = torch.randn(5, 2, dtype=F64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    x = torch.randn(
+        5, 2, dtype=F64, generator=torch.Generator().manual_seed(0)
+    ).requires_grad_()
     noised_mixture(mixture, t, LINEAR).log_prob(x).sum().backward()
     with torch.no_grad():
         score = noise_to_score(optimal_noise(mixture, LINEAR)(x, t), t, LINEAR)
@@ -154,7 +179,9 @@ def test_v_is_the_velocity_on_the_circle() -> None:
     x_0, noise, t = draws(4)
     bar = torch.tensor([BAR[i] for i in t.tolist()], dtype=F64)[:, None]
     angle, h = bar.sqrt().acos(), 1e-6
-    ahead, behind = ((angle + d).cos() * x_0 + (angle + d).sin() * noise for d in (h, -h))
+    ahead, behind = (
+        (angle + d).cos() * x_0 + (angle + d).sin() * noise for d in (h, -h)
+    )
     x_t = q_sample(x_0, t, noise, LINEAR)
     v = noise_to_v(x_t, t, noise, LINEAR)
     assert torch.allclose(v, (ahead - behind) / (2 * h), atol=1e-8)
@@ -178,7 +205,9 @@ def test_v_and_noise_say_the_same() -> None:
 def test_reverse_variance_offers_the_paper_s_two_choices() -> None:
     t = torch.tensor([1, 2, 1000])
     assert torch.equal(reverse_variance(t, LINEAR, "large"), LINEAR.beta[t])
-    assert torch.equal(reverse_variance(t, LINEAR, "small"), posterior_variance(t, LINEAR))
+    assert torch.equal(
+        reverse_variance(t, LINEAR, "small"), posterior_variance(t, LINEAR)
+    )
     with pytest.raises(ValueError, match="'medium'"):
         reverse_variance(1, LINEAR, "medium")
 
@@ -198,7 +227,9 @@ def test_answer_of_another_shape_is_refused() -> None:
 def test_loss_is_reproducible_and_leaves_the_global_state_alone() -> None:
     before = torch.get_rng_state()
     losses = [
-        simple_loss(constant(0.1), torch.zeros(8, 2), LINEAR, torch.Generator().manual_seed(3))
+        simple_loss(
+            constant(0.1), torch.zeros(8, 2), LINEAR, torch.Generator().manual_seed(3)
+        )
         for _ in range(2)
     ]
     assert torch.equal(*losses)

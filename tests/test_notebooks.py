@@ -59,10 +59,20 @@ def test_module_only_defines(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "fault", ["print(1)", "x = f(1)", "for i in []: pass", "torch.manual_seed(0)", "if True: y = 1"]
+    "fault",
+    [
+        "print(1)",
+        "x = f(1)",
+        "for i in []: pass",
+        "torch.manual_seed(0)",
+        "if True: y = 1",
+    ],
 )
 def test_code_that_acts_on_import_is_found(fault: str) -> None:
-    assert len(promises.definitions_only(f'"""Doc."""\nimport torch\nA = 1e-5\n{fault}\n')) == 1
+    assert (
+        len(promises.definitions_only(f'"""Doc."""\nimport torch\nA = 1e-5\n{fault}\n'))
+        == 1
+    )
 
 
 @every_chapter
@@ -90,9 +100,7 @@ def test_raw_markup_is_found(fault: str) -> None:
 
 
 def test_mathematics_and_code_are_no_raw_markup() -> None:
-    text = (
-        "An $x_{t}$, `{code}`, and\n\n$$\ny_{t}\n$$ (eq-y)\n\n| a | $b$ |\n|---|---|\n| 1 | **2** |"
-    )
+    text = "An $x_{t}$, `{code}`, and\n\n$$\ny_{t}\n$$ (eq-y)\n\n| a | $b$ |\n|---|---|\n| 1 | **2** |"
     assert promises.leftover_markup(text) == []
 
 
@@ -143,7 +151,9 @@ def test_cells_that_are_not_compared_assert(name: str) -> None:
 
 def test_an_uncompared_cell_without_assert_is_found() -> None:
     book = copy.deepcopy(chapter("algorithms"))
-    cell = next(c for c in book.cells if "nbval-ignore-output" in c.metadata.get("tags", []))
+    cell = next(
+        c for c in book.cells if "nbval-ignore-output" in c.metadata.get("tags", [])
+    )
     cell.source = cell.source.replace("assert ", "bool(").replace("assert(", "bool(")
     cell.source = "print('trust me')"
     assert len(promises.uncompared_cells_assert(book)) == 1

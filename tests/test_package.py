@@ -29,7 +29,9 @@ assert not forbidden & sys.modules.keys(), forbidden & sys.modules.keys()
 """
 
 
-@pytest.mark.parametrize("module", ["ddpm_nb", *(f"ddpm_nb.{name}" for name in ddpm_nb._CHAPTERS)])
+@pytest.mark.parametrize(
+    "module", ["ddpm_nb", *(f"ddpm_nb.{name}" for name in ddpm_nb._CHAPTERS)]
+)
 def test_importing_is_silent(module: str) -> None:
     run = subprocess.run(
         [sys.executable, "-W", "error", "-c", QUIET.format(module=module)],
@@ -82,11 +84,15 @@ def test_type_checkers_are_told_the_same_names() -> None:
     tree = ast.parse((ROOT / "ddpm_nb/__init__.py").read_text())
     block = next(node for node in tree.body if isinstance(node, ast.If))
     told = {
-        node.module.removeprefix("ddpm_nb."): sorted(alias.asname for alias in node.names)
+        node.module.removeprefix("ddpm_nb."): sorted(
+            alias.asname for alias in node.names
+        )
         for node in block.body
         if isinstance(node, ast.ImportFrom)
     }
-    assert told == {chapter: sorted(names) for chapter, names in ddpm_nb._CHAPTERS.items()}
+    assert told == {
+        chapter: sorted(names) for chapter, names in ddpm_nb._CHAPTERS.items()
+    }
 
 
 def test_unknown_names_are_refused() -> None:
@@ -99,6 +105,10 @@ def test_chapters_import_only_earlier_chapters() -> None:
     for chapter in ddpm_nb._CHAPTERS:
         tree = ast.parse((ROOT / f"ddpm_nb/{chapter}.py").read_text())
         for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ddpm_nb."):
-                assert node.module.removeprefix("ddpm_nb.") in earlier, f"{chapter}: {node.module}"
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
+                "ddpm_nb."
+            ):
+                assert node.module.removeprefix("ddpm_nb.") in earlier, (
+                    f"{chapter}: {node.module}"
+                )
         earlier.append(chapter)

@@ -4,11 +4,23 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, strategies as st
-from reference import alpha_bar, bayes_on_a_grid, integrate, linear_beta, log_normal_pdf, normal_pdf
+from reference import (
+    alpha_bar,
+    bayes_on_a_grid,
+    integrate,
+    linear_beta,
+    log_normal_pdf,
+    normal_pdf,
+)
 
 from ddpm_nb.forward import Schedule, q_sample
 from ddpm_nb.likelihood import GaussianMixture
-from ddpm_nb.posterior import noised_mixture, optimal_noise, posterior_mean, posterior_variance
+from ddpm_nb.posterior import (
+    noised_mixture,
+    optimal_noise,
+    posterior_mean,
+    posterior_variance,
+)
 
 F64 = torch.float64
 BETA = linear_beta(1000)
@@ -26,7 +38,9 @@ def test_step_back_is_bayes_rule(t: int, x_0: float, x_t: float) -> None:
         lambda x: log_normal_pdf(x, before**0.5 * x_0, 1 - before),
         lambda x: log_normal_pdf(x_t, (1 - beta) ** 0.5 * x, beta),
     )
-    got = posterior_mean(torch.tensor([x_0], dtype=F64), torch.tensor([x_t], dtype=F64), t, LINEAR)
+    got = posterior_mean(
+        torch.tensor([x_0], dtype=F64), torch.tensor([x_t], dtype=F64), t, LINEAR
+    )
     assert got.item() == pytest.approx(mean, rel=1e-8, abs=1e-9)
     assert posterior_variance(t, LINEAR).item() == pytest.approx(variance, rel=1e-7)
 
@@ -34,8 +48,12 @@ def test_step_back_is_bayes_rule(t: int, x_0: float, x_t: float) -> None:
 @pytest.mark.equation("eq-posterior-variance")
 def test_posterior_variance_golden_numbers() -> None:
     """Counted from 0 there, from 1 here."""
-    assert posterior_variance(2, LINEAR).item() == pytest.approx(5.4531876613021935e-05, rel=1e-10)
-    assert posterior_variance(488, LINEAR).item() == pytest.approx(0.00979157198569, rel=1e-10)
+    assert posterior_variance(2, LINEAR).item() == pytest.approx(
+        5.4531876613021935e-05, rel=1e-10
+    )
+    assert posterior_variance(488, LINEAR).item() == pytest.approx(
+        0.00979157198569, rel=1e-10
+    )
 
 
 @pytest.mark.equation("eq-posterior-mean")
@@ -71,7 +89,12 @@ POINTS = (-2.0, -0.4, 0.1, 1.7)
 def test_noised_mixture_is_the_integral_over_x_0(t: int) -> None:
     for x_t in POINTS:
         likelihood = normal_pdf(x_t, BAR[t] ** 0.5 * X_0, 1 - BAR[t])
-        density = noised_mixture(MIXTURE, t, LINEAR).log_prob(torch.tensor([x_t])).exp().item()
+        density = (
+            noised_mixture(MIXTURE, t, LINEAR)
+            .log_prob(torch.tensor([x_t]))
+            .exp()
+            .item()
+        )
         assert density == pytest.approx(integrate(PRIOR * likelihood, X_0), rel=1e-7)
 
 
@@ -90,7 +113,9 @@ def test_optimal_noise_is_the_mean_over_x_0(t: int) -> None:
 @pytest.mark.equation("eq-optimal-noise")
 def test_optimal_noise_in_the_plane_is_the_slope_of_the_log_density() -> None:
     """Tweedie's formula: E[noise | x_t] = -sqrt(1 - alpha_bar) grad log q(x_t); the slope by autograd."""
-    plane = GaussianMixture([0.2, 0.5, 0.3], [[-1, 0.5], [1.0, 1.0], [0.2, -1.5]], [0.1, 0.4, 0.7])
+    plane = GaussianMixture(
+        [0.2, 0.5, 0.3], [[-1, 0.5], [1.0, 1.0], [0.2, -1.5]], [0.1, 0.4, 0.7]
+    )
     x = torch.randn(3, 2, dtype=F64, generator=torch.Generator().manual_seed(0))
     t = torch.tensor([3, 250, 900])
     together = optimal_noise(plane, LINEAR)(x, t)
@@ -98,12 +123,17 @@ def test_optimal_noise_in_the_plane_is_the_slope_of_the_log_density() -> None:
         at = x[i].clone().requires_grad_()
         noised_mixture(plane, int(t[i]), LINEAR).log_prob(at).backward()
         assert at.grad is not None
-        assert torch.allclose(together[i], -((1 - BAR[t[i]]) ** 0.5) * at.grad, rtol=1e-9)
+        assert torch.allclose(
+            together[i], -((1 - BAR[t[i]]) ** 0.5) * at.grad, rtol=1e-9
+        )
 
 
 def test_optimal_noise_answers_in_the_type_of_its_input() -> None:
     x = torch.zeros(4, 1)
-    assert optimal_noise(MIXTURE, LINEAR)(x, torch.tensor([1, 2, 3, 4])).dtype == torch.float32
+    assert (
+        optimal_noise(MIXTURE, LINEAR)(x, torch.tensor([1, 2, 3, 4])).dtype
+        == torch.float32
+    )
 
 
 def test_times_outside_are_refused() -> None:

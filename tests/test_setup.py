@@ -100,7 +100,11 @@ def test_first_run_makes_the_environment_and_the_second_reuses_it(house: House) 
     [
         ("requirements.txt", "einops==0.8.2\n", True),
         ("pyproject.toml", '[project]\nname = "x"\ndependencies = ["torch"]\n', True),
-        ("pyproject.toml", '[project]\nname = "x"\n[tool.ruff]\nline-length = 90\n', False),
+        (
+            "pyproject.toml",
+            '[project]\nname = "x"\n[tool.ruff]\nline-length = 90\n',
+            False,
+        ),
     ],
 )
 def test_changed_requirements_renew_it_in_place(
@@ -144,7 +148,9 @@ def test_somebodys_own_environment_is_completed_not_emptied(house: House) -> Non
 def test_copied_checkout_gets_its_own_environment(house: House, tmp_path: Path) -> None:
     house.setup()
     stamp = house.root / ".venv/ddpm_nb.json"
-    stamp.write_text(json.dumps({**json.loads(stamp.read_text()), "root": "/elsewhere"}))
+    stamp.write_text(
+        json.dumps({**json.loads(stamp.read_text()), "root": "/elsewhere"})
+    )
     house.calls()
     assert house.setup().returncode == 0
     assert any("-m venv" in call for call in house.calls())
@@ -153,21 +159,39 @@ def test_copied_checkout_gets_its_own_environment(house: House, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("file", "script", "expected"),
     [
-        ("pip.sh", "echo 'ERROR: [Errno 28] No space left on device' >&2; exit 1", "no space left"),
-        ("venv.sh", "echo 'OSError: [Errno 28] No space left' >&2; exit 1", "no space left"),
-        ("pip.sh", "echo 'OSError: [Errno 122] Disk quota exceeded' >&2; exit 1", "no space left"),
+        (
+            "pip.sh",
+            "echo 'ERROR: [Errno 28] No space left on device' >&2; exit 1",
+            "no space left",
+        ),
+        (
+            "venv.sh",
+            "echo 'OSError: [Errno 28] No space left' >&2; exit 1",
+            "no space left",
+        ),
+        (
+            "pip.sh",
+            "echo 'OSError: [Errno 122] Disk quota exceeded' >&2; exit 1",
+            "no space left",
+        ),
         (
             "pip.sh",
             "echo 'WARNING: Retrying after NewConnectionError: [Errno 101] unreachable' >&2;"
             "echo 'ERROR: No matching distribution found for torch' >&2; exit 1",
             "no network",
         ),
-        ("pip.sh", "echo 'Temporary failure in name resolution' >&2; exit 1", "no network"),
+        (
+            "pip.sh",
+            "echo 'Temporary failure in name resolution' >&2; exit 1",
+            "no network",
+        ),
         ("missing", "ensurepip", "no ensurepip module"),
         ("missing", "import venv", "no venv module"),
     ],
 )
-def test_trouble_is_one_clear_line(house: House, file: str, script: str, expected: str) -> None:
+def test_trouble_is_one_clear_line(
+    house: House, file: str, script: str, expected: str
+) -> None:
     (house.root / file).write_text(script)
     result = house.setup()
     assert result.returncode == 1
@@ -216,17 +240,24 @@ def test_old_pythons_can_read_the_file() -> None:
     """Their grammar, as far as the syntax tree shows it: no f-strings, no annotations."""
     tree = ast.parse(SETUP.read_text(), feature_version=(3, 7))
     for node in ast.walk(tree):
-        assert not isinstance(node, ast.JoinedStr | ast.AnnAssign | ast.NamedExpr | ast.Nonlocal)
+        assert not isinstance(
+            node, ast.JoinedStr | ast.AnnAssign | ast.NamedExpr | ast.Nonlocal
+        )
         assert not (isinstance(node, ast.Raise) and node.cause)
         assert not (isinstance(node, ast.arg) and node.annotation)
-        assert not (isinstance(node, ast.FunctionDef) and (node.returns or node.args.kwonlyargs))
+        assert not (
+            isinstance(node, ast.FunctionDef) and (node.returns or node.args.kwonlyargs)
+        )
 
 
 @pytest.mark.parametrize("name", ["python2.7", "python3.6", "python3.8"])
 def test_a_real_old_python(house: House, name: str) -> None:
     """Where one is installed, it must say what is needed in one line."""
     python = shutil.which(name)
-    if python is None or subprocess.run([python, "-c", ""], capture_output=True).returncode:
+    if (
+        python is None
+        or subprocess.run([python, "-c", ""], capture_output=True).returncode
+    ):
         pytest.skip(f"no {name} here")
     code = textwrap.dedent("""
         import setup_env

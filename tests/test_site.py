@@ -26,7 +26,11 @@ ROOT = Path(__file__).parent.parent
 SITE = ROOT / "_build" / "html"
 # Without index.html, which only sends the reader on.
 PAGES = sorted(
-    {p.relative_to(SITE).as_posix() for p in SITE.rglob("*.html") if "_static" not in p.parts}
+    {
+        p.relative_to(SITE).as_posix()
+        for p in SITE.rglob("*.html")
+        if "_static" not in p.parts
+    }
     - {"index.html"}
 )
 
@@ -73,11 +77,14 @@ def article(page: str) -> BeautifulSoup | Any:
 
 def test_every_page_of_the_table_of_contents_is_built() -> None:
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf8"))
-    wanted = {toc["root"], *(c["file"] for part in toc["parts"] for c in part["chapters"])}
+    wanted = {
+        toc["root"],
+        *(c["file"] for part in toc["parts"] for c in part["chapters"]),
+    }
     assert {f"{name}.html" for name in wanted} <= set(PAGES)
-    assert f'url={toc["root"]}.html"' in (SITE / "index.html").read_text(encoding="utf8"), (
-        "index.html leads elsewhere"
-    )
+    assert f'url={toc["root"]}.html"' in (SITE / "index.html").read_text(
+        encoding="utf8"
+    ), "index.html leads elsewhere"
 
 
 @every_page
@@ -88,7 +95,9 @@ def test_links_land(page: str) -> None:
             url = urlsplit(tag.get(attribute, ""))
             if url.scheme or url.netloc or not (url.path or url.fragment):
                 continue
-            target = (SITE / page).parent / unquote(url.path) if url.path else SITE / page
+            target = (
+                (SITE / page).parent / unquote(url.path) if url.path else SITE / page
+            )
             if not target.resolve().is_file():
                 broken.append(tag[attribute])
             elif url.fragment and target.suffix == ".html":
@@ -122,7 +131,9 @@ def test_pictures_have_words(page: str) -> None:
 
 @every_page
 def test_mathematics_is_set(page: str) -> None:
-    body = BeautifulSoup(str(article(page)), "html.parser")  # a copy: parts are cut out of it below
+    body = BeautifulSoup(
+        str(article(page)), "html.parser"
+    )  # a copy: parts are cut out of it below
     formulas = body.select(".math")
     assert all(formula.find("math") for formula in formulas)
     assert not body.select(".math-error, merror")
@@ -130,7 +141,9 @@ def test_mathematics_is_set(page: str) -> None:
         assert formulas, "a chapter without mathematics"
     for tag in body.select("annotation, pre, code, script"):
         tag.decompose()
-    raw = re.findall(r"\\[A-Za-z]{2,}.{0,30}|\$[^\s$][^$]*\$|\\[(\[].{0,30}", body.get_text())
+    raw = re.findall(
+        r"\\[A-Za-z]{2,}.{0,30}|\$[^\s$][^$]*\$|\\[(\[].{0,30}", body.get_text()
+    )
     assert not raw, f"TeX that was not set: {raw}"
 
 
@@ -158,7 +171,10 @@ def test_links_to_equations_show_the_number() -> None:
         for link in article(page).select('a[href*="#equation-"]:not(.headerlink)'):
             path, _, fragment = str(link["href"]).partition("#")
             target = (
-                ((SITE / page).parent / path).resolve().relative_to(SITE.resolve()).as_posix()
+                ((SITE / page).parent / path)
+                .resolve()
+                .relative_to(SITE.resolve())
+                .as_posix()
                 if path
                 else page
             )
@@ -232,7 +248,9 @@ class Visit:
 
 
 # Images that did not load.
-IMAGES = "[...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.src)"
+IMAGES = (
+    "[...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.src)"
+)
 
 # The page's background, and the texts whose contrast with what is behind them is below 4.5 (WCAG AA).
 COLOURS = """() => {
@@ -306,23 +324,36 @@ def visits(browser: Any, address: str) -> Iterator[Any]:
         context.route(lambda url: not url.startswith(("data:", "blob:")), ask)
         tab.on(
             "console",
-            lambda m: note.complaints.append(m.text) if m.type in ("error", "warning") else None,
+            lambda m: (
+                note.complaints.append(m.text)
+                if m.type in ("error", "warning")
+                else None
+            ),
         )
         tab.on("pageerror", lambda error: note.complaints.append(str(error)))
         tab.on(
             "response",
-            lambda r: note.complaints.append(f"{r.status} {r.url}") if r.status >= 400 else None,
+            lambda r: (
+                note.complaints.append(f"{r.status} {r.url}")
+                if r.status >= 400
+                else None
+            ),
         )
         tab.goto(address + page, wait_until="networkidle")
         note.images = tab.evaluate(IMAGES)
         for theme in ("light", "dark"):
             tab.emulate_media(color_scheme=theme)
-            tab.wait_for_function(f"document.documentElement.dataset.theme === '{theme}'")
+            tab.wait_for_function(
+                f"document.documentElement.dataset.theme === '{theme}'"
+            )
             # The theme fades links and buttons into their new colours; look when that is over.
             tab.add_style_tag(
                 content="* { transition: none !important }"
             ) if theme == "light" else None
-            note.themes[theme] = {**tab.evaluate(COLOURS), "corner": corner_of_first_drawing(tab)}
+            note.themes[theme] = {
+                **tab.evaluate(COLOURS),
+                "corner": corner_of_first_drawing(tab),
+            }
         tab.set_viewport_size(PHONE)
         note.sideways = tab.evaluate(SIDEWAYS)
         context.close()
@@ -375,9 +406,13 @@ SEEN = """() => ({
 def expected(page: str) -> tuple[int, int]:
     """Formulas and pictures of a page that are not folded away."""
     shown = [
-        tag for tag in article(page).select(".math math, img") if not tag.find_parent("details")
+        tag
+        for tag in article(page).select(".math math, img")
+        if not tag.find_parent("details")
     ]
-    return sum(tag.name == "math" for tag in shown), sum(tag.name == "img" for tag in shown)
+    return sum(tag.name == "math" for tag in shown), sum(
+        tag.name == "img" for tag in shown
+    )
 
 
 @every_page
@@ -388,7 +423,9 @@ def test_reads_without_scripts(page: str, browser: Any, address: str) -> None:
     formulas, images = expected(page)
     seen = tab.evaluate(SEEN)
     context.close()
-    assert (seen["formulas"] >= formulas, seen["images"] >= images) == (True, True), seen
+    assert (seen["formulas"] >= formulas, seen["images"] >= images) == (True, True), (
+        seen
+    )
     assert seen["text"] > (500 if page in chapters() else 0)
 
 
@@ -398,10 +435,14 @@ def test_opens_from_a_folder(page: str, browser: Any) -> None:
     tab = context.new_page()
     complaints: list[str] = []
     tab.on(
-        "console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None
+        "console",
+        lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None,
     )
     tab.on("pageerror", lambda error: complaints.append(str(error)))
-    tab.on("request", lambda r: complaints.append(r.url) if r.url.startswith("http") else None)
+    tab.on(
+        "request",
+        lambda r: complaints.append(r.url) if r.url.startswith("http") else None,
+    )
     tab.goto((SITE / page).as_uri(), wait_until="load")
     tab.evaluate("document.fonts.ready")
     formulas, images = expected(page)
@@ -411,4 +452,6 @@ def test_opens_from_a_folder(page: str, browser: Any) -> None:
         assert "STIX Two Math" in tab.evaluate(loaded)
     context.close()
     assert complaints == []
-    assert (seen["formulas"] >= formulas, seen["images"] >= images) == (True, True), seen
+    assert (seen["formulas"] >= formulas, seen["images"] >= images) == (True, True), (
+        seen
+    )

@@ -7,7 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ddpm_nb.unet import Attention, Downsample, ResidualBlock, UNet, Upsample, time_embedding
+from ddpm_nb.unet import (
+    Attention,
+    Downsample,
+    ResidualBlock,
+    UNet,
+    Upsample,
+    time_embedding,
+)
 
 
 @pytest.mark.equation("def-time-embedding")
@@ -17,7 +24,9 @@ def test_embedding_turns_at_a_steady_rate() -> None:
         time_embedding(torch.tensor([t]), 16).double() for t in (4, 8, 11)
     )  # t' = 3, 7, 10
     (sin_a, cos_a), (sin_b, cos_b) = a.chunk(2, dim=1), b.chunk(2, dim=1)
-    turned = torch.cat([sin_a * cos_b + cos_a * sin_b, cos_a * cos_b - sin_a * sin_b], dim=1)
+    turned = torch.cat(
+        [sin_a * cos_b + cos_a * sin_b, cos_a * cos_b - sin_a * sin_b], dim=1
+    )
     assert torch.allclose(turned, both, atol=1e-5)
 
 
@@ -25,7 +34,9 @@ def test_embedding_turns_at_a_steady_rate() -> None:
 def test_embedding_counts_from_zero_and_spans_the_frequencies() -> None:
     first, second = time_embedding(torch.tensor([1, 2]), 128)
     assert torch.equal(first, torch.cat([torch.zeros(64), torch.ones(64)]))
-    assert second[0].item() == pytest.approx(math.sin(1), rel=1e-6)  # fastest: 1 radian a step
+    assert second[0].item() == pytest.approx(
+        math.sin(1), rel=1e-6
+    )  # fastest: 1 radian a step
     assert second[63].item() == pytest.approx(1e-4, rel=1e-5)  # slowest: 1 / 10,000
     ratio = second[:64].asin().double()
     assert torch.allclose(
@@ -46,7 +57,8 @@ def redraw(module: nn.Module, seed: int = 0) -> None:
         for parameter in module.parameters():
             fan_in = parameter[0].numel() if parameter.dim() > 1 else 1
             parameter.copy_(
-                torch.randn(parameter.shape, generator=generator, dtype=torch.float64) / fan_in**0.5
+                torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+                / fan_in**0.5
             )
 
 
@@ -55,7 +67,9 @@ def test_attention_is_a_weighted_mean_pixel_by_pixel() -> None:
     """In plain numpy loops: for each pixel, softmax over all others' keys, then the mean of their values."""
     block = Attention(8, 4).double()
     redraw(block)
-    x = torch.randn(2, 8, 3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(
+        2, 8, 3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
     w = {name: p.detach().numpy() for name, p in block.named_parameters()}
     got = block(x).detach().numpy()
     normed = block.norm(x).detach().numpy()
@@ -93,7 +107,8 @@ def test_upsampling_repeats_each_pixel() -> None:
         layer.conv.bias.zero_()
     x = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
     assert torch.equal(
-        layer(x)[0, 0], torch.tensor([[1.0, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]])
+        layer(x)[0, 0],
+        torch.tensor([[1.0, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]]),
     )
 
 
@@ -128,7 +143,9 @@ def test_weights_start_as_in_the_paper(small: UNet) -> None:
         else:
             fan_in = p[0].numel()
             fan_out = p.shape[0] * p[0, 0].numel()
-            bound = math.sqrt(6 / (fan_in + fan_out)) * (1e-5 if name.endswith(almost_zero) else 1)
+            bound = math.sqrt(6 / (fan_in + fan_out)) * (
+                1e-5 if name.endswith(almost_zero) else 1
+            )
             assert p.abs().max() <= bound, name
             assert p.abs().max() > 0.9 * bound, name
 
@@ -137,7 +154,9 @@ def test_dropout_acts_before_the_second_convolution_in_training_only() -> None:
     block = ResidualBlock(8, 8, 16, dropout=1.0, groups=4)
     nn.init.ones_(block.conv_2.weight)
     x, time = torch.randn(2, 8, 4, 4), torch.randn(2, 16)
-    assert torch.equal(block(x, time), x)  # everything dropped: what is left is the shortcut
+    assert torch.equal(
+        block(x, time), x
+    )  # everything dropped: what is left is the shortcut
     assert not torch.equal(block.eval()(x, time), x)
 
 
@@ -177,12 +196,18 @@ def twin(net: UNet, dtype: torch.dtype, **config: object) -> nn.Module:
     nn.Module.to(
         theirs, dtype
     )  # before loading, or the weights would be rounded; their own `to` only adds a warning
-    weights = {diffusers_name(name, len(net.down)): p for name, p in net.state_dict().items()}
-    theirs.load_state_dict(weights)  # strict: every name must be there, with the right shape
+    weights = {
+        diffusers_name(name, len(net.down)): p for name, p in net.state_dict().items()
+    }
+    theirs.load_state_dict(
+        weights
+    )  # strict: every name must be there, with the right shape
     return theirs
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)]
+)
 def test_outputs_and_gradients_are_those_of_diffusers(
     small: UNet, dtype: torch.dtype, tolerance: float
 ) -> None:
@@ -207,7 +232,9 @@ def test_outputs_and_gradients_are_those_of_diffusers(
         at = x.clone().requires_grad_()
         out = forward(at)
         module.zero_grad()
-        (out * torch.linspace(-1, 1, out.numel(), dtype=dtype).view_as(out)).sum().backward()
+        (
+            out * torch.linspace(-1, 1, out.numel(), dtype=dtype).view_as(out)
+        ).sum().backward()
         return out.detach(), at.grad, {n: p.grad for n, p in module.named_parameters()}
 
     ours = answers(lambda at: net(at, t), net)
@@ -240,7 +267,9 @@ def test_digits_network_keeps_the_shape() -> None:
         ({"blocks": 0}, "blocks"),
     ],
 )
-def test_sizes_that_do_not_fit_are_refused(arguments: dict[str, int], message: str) -> None:
+def test_sizes_that_do_not_fit_are_refused(
+    arguments: dict[str, int], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         UNet(**arguments)
 

@@ -19,19 +19,25 @@ PACKAGE = "ddpm_nb"
 # underscores.
 REPO = re.compile(r"[A-Za-z0-9](?:-?[A-Za-z0-9]){0,38}/[\w.-]{1,100}", re.ASCII)
 # github.com/…, colab.research.google.com/github/…, raw.githubusercontent.com/…
-URL = re.compile(r"(github\.com/|/github/|githubusercontent\.com/)([\w-]+/[\w.-]*[\w-])", re.ASCII)
+URL = re.compile(
+    r"(github\.com/|/github/|githubusercontent\.com/)([\w-]+/[\w.-]*[\w-])", re.ASCII
+)
 
 
 def current(root: Path) -> str:
     """The address as owner/name, from pyproject.toml."""
-    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))[
+        "project"
+    ]
     return str(project["urls"]["Repository"]).removeprefix("https://github.com/")
 
 
 def texts(root: Path) -> Iterator[tuple[Path, str]]:
     """Every text file that git tracks or would track."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(command, cwd=root, check=True, capture_output=True).stdout.decode()
+    names = subprocess.run(
+        command, cwd=root, check=True, capture_output=True
+    ).stdout.decode()
     for name in sorted(set(filter(None, names.split("\0")))):
         try:
             yield root / name, (root / name).read_text(encoding="utf-8")
@@ -62,7 +68,11 @@ def change(root: Path, address: str) -> int:
 
     def replace(match: re.Match[str]) -> str:
         git = ".git" if match[2].endswith(".git") else ""
-        return match[1] + address + git if match[2].removesuffix(".git") == old else match[0]
+        return (
+            match[1] + address + git
+            if match[2].removesuffix(".git") == old
+            else match[0]
+        )
 
     changed = 0
     for path, text in texts(root):
@@ -83,7 +93,9 @@ def main(arguments: list[str]) -> int:
         )
         return 1
     changed = change(ROOT, address)
-    print(f"make address: the repository is github.com/{address}; {changed} files changed")
+    print(
+        f"make address: the repository is github.com/{address}; {changed} files changed"
+    )
     return 0
 
 

@@ -69,17 +69,22 @@ def run(path: Path) -> Any:
 
 def main() -> int:
     """Run the chapters, one line each; stop at a failure, because later ones build on it."""
-    parser = argparse.ArgumentParser(description="Run chapters and store their outputs.")
+    parser = argparse.ArgumentParser(
+        description="Run chapters and store their outputs."
+    )
     parser.add_argument("root", type=Path)
     parser.add_argument("chapters", nargs="*", metavar="CHAPTER", help="default: all")
     options = parser.parse_args()
     names = [
-        name for name in chapters(options.root) if (options.root / f"book/{name}.ipynb").exists()
+        name
+        for name in chapters(options.root)
+        if (options.root / f"book/{name}.ipynb").exists()
     ]
     unknown = sorted(set(options.chapters) - set(names))
     if unknown:
         print(
-            f"no such chapter: {', '.join(unknown)}; there are: {', '.join(names)}", file=sys.stderr
+            f"no such chapter: {', '.join(unknown)}; there are: {', '.join(names)}",
+            file=sys.stderr,
         )
         return 1
     names = [name for name in names if not options.chapters or name in options.chapters]

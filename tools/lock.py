@@ -28,7 +28,11 @@ HEADER = """\
 
 # Other systems and Pythons than the one that runs this: their packages must be pinned as well.
 TARGETS = [
-    {"sys_platform": platform, "platform_system": system, "python_version": f"3.{minor}"}
+    {
+        "sys_platform": platform,
+        "platform_system": system,
+        "python_version": f"3.{minor}",
+    }
     for platform, system in [("linux", "Linux"), ("darwin", "Darwin")]
     for minor in (11, 12, 13)
 ]
@@ -60,7 +64,10 @@ def missing_elsewhere(installed: list[tuple[str, str, list[str]]]) -> list[str]:
             if name in names or BY_TORCH.match(name) or requirement.marker is None:
                 continue
             # `extra` is empty: what only an extra asks for does not count.
-            if any(requirement.marker.evaluate({"extra": "", **target}) for target in TARGETS):
+            if any(
+                requirement.marker.evaluate({"extra": "", **target})
+                for target in TARGETS
+            ):
                 missing.append(f"{name}{requirement.specifier}")
     return missing
 
@@ -70,7 +77,9 @@ def main() -> int:
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
     project = pyproject["project"]
     # Everything: what the package needs, all extras, and the tool that installs it.
-    extras = [name for extra in project["optional-dependencies"].values() for name in extra]
+    extras = [
+        name for extra in project["optional-dependencies"].values() for name in extra
+    ]
     wanted = {*project["dependencies"], *extras, *pyproject["build-system"]["requires"]}
     env = ROOT / "_build" / "lock"
     python = str(env / "bin" / "python")
@@ -80,7 +89,9 @@ def main() -> int:
     subprocess.run([*pip, "--quiet", "--upgrade", "pip"], check=True)
     subprocess.run([*pip, *sorted(wanted), *HELD], check=True)
     while True:
-        output = subprocess.run([python, "-c", LIST], check=True, capture_output=True).stdout
+        output = subprocess.run(
+            [python, "-c", LIST], check=True, capture_output=True
+        ).stdout
         installed = [tuple(row) for row in json.loads(output)]
         missing = missing_elsewhere(installed)
         if not missing:
@@ -94,7 +105,9 @@ def main() -> int:
     lines = [f"{name}=={version}" for name, version in sorted(pins.items())]
     (ROOT / "requirements.txt").write_text("\n".join([HEADER, *lines]) + "\n")
     shutil.rmtree(env)
-    print(f"make lock: {len(lines)} versions written to requirements.txt; next: make test")
+    print(
+        f"make lock: {len(lines)} versions written to requirements.txt; next: make test"
+    )
     return 0
 
 

@@ -26,14 +26,18 @@ def cells(path: Path) -> list[Any]:
 def prose(path: Path) -> str:
     """The Markdown of a page."""
     if path.suffix == ".ipynb":
-        return "\n\n".join(cell.source for cell in cells(path) if cell.cell_type == "markdown")
+        return "\n\n".join(
+            cell.source for cell in cells(path) if cell.cell_type == "markdown"
+        )
     return path.read_text(encoding="utf-8")
 
 
 def anchors(text: str) -> set[str]:
     """The labels and headings of a page, as a link writes them."""
     labels = {name for match in LABEL.findall(text) for name in match if name}
-    headings = (re.sub(r"[^\w\- ]", "", title.lower()) for title in HEADING.findall(text))
+    headings = (
+        re.sub(r"[^\w\- ]", "", title.lower()) for title in HEADING.findall(text)
+    )
     return labels | {title.replace(" ", "-") for title in headings}
 
 
@@ -56,7 +60,9 @@ def faults(root: Path) -> list[str]:
             file, _, anchor = unquote(target).partition("#")
             if re.match(r"[a-z]+:", target):
                 continue  # another site; `make test` must not need the network
-            there = [path.parent / f"{file}{suffix}" for suffix in ("", ".ipynb", ".md")]
+            there = [
+                path.parent / f"{file}{suffix}" for suffix in ("", ".ipynb", ".md")
+            ]
             page = next((option for option in there if file and option.is_file()), None)
             # Without a file, an equation's label is found on any page.
             names = known.get(page, set()) if page else everywhere
@@ -68,10 +74,19 @@ def faults(root: Path) -> list[str]:
             if not (match[1] or "").strip()
         ]
         for number, cell in enumerate(cells(path), start=1):
-            kinds = {kind for output in cell.get("outputs", []) for kind in output.get("data", {})}
+            kinds = {
+                kind
+                for output in cell.get("outputs", [])
+                for kind in output.get("data", {})
+            }
             alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
-            if any(kind.startswith("image/") for kind in kinds) and len(alt.split()) < 3:
-                found.append(f"{name}: the picture of cell {number} has no alt text worth the name")
+            if (
+                any(kind.startswith("image/") for kind in kinds)
+                and len(alt.split()) < 3
+            ):
+                found.append(
+                    f"{name}: the picture of cell {number} has no alt text worth the name"
+                )
     return found
 
 

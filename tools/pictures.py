@@ -16,7 +16,10 @@ from safetensors.torch import load_file
 from ddpm_nb import Schedule, UNet, sample_steps
 from ddpm_nb._figures import picture_rows, use_style
 
-WEIGHTS, PICTURE = Path("book/weights/digits.safetensors"), Path("book/images/noise-to-digits.png")
+WEIGHTS, PICTURE = (
+    Path("book/weights/digits.safetensors"),
+    Path("book/images/noise-to-digits.png"),
+)
 TIMES, DIGITS, SEED = (499, 350, 250, 150, 100, 50, 20, 0), 5, 0
 
 

@@ -53,8 +53,8 @@ def definitions_only(module: str) -> list[str]:
                 continue
             case ast.Expr(value=ast.Constant(value=str())):
                 continue
-            case ast.Assign(value=value) | ast.AnnAssign(value=ast.expr() as value) if _literal(
-                value
+            case ast.Assign(value=value) | ast.AnnAssign(value=ast.expr() as value) if (
+                _literal(value)
             ):
                 continue
         found.append(f"line {node.lineno}: `{ast.unparse(node)[:60]}` is no definition")
@@ -63,7 +63,11 @@ def definitions_only(module: str) -> list[str]:
 
 def leftover_markup(markdown: str) -> list[str]:
     """Complain about markup that plain Jupyter would show raw: all of MyST but labels of equations."""
-    parser = MarkdownIt("commonmark").enable("table").use(dollarmath_plugin, allow_labels=True)
+    parser = (
+        MarkdownIt("commonmark")
+        .enable("table")
+        .use(dollarmath_plugin, allow_labels=True)
+    )
     found = []
     for block in parser.parse(markdown):
         if block.type == "fence" and block.info.startswith("{"):
@@ -108,7 +112,9 @@ def stored_outputs(notebook: Any) -> list[str]:
             continue
         count += 1
         if cell.execution_count != count:
-            found.append(f"cell {number}: run as {cell.execution_count}, expected {count}")
+            found.append(
+                f"cell {number}: run as {cell.execution_count}, expected {count}"
+            )
         visitor = _Shows()
         visitor.visit(_python(cell.source))
         if visitor.found and not cell.outputs:
@@ -125,7 +131,9 @@ def uncompared_cells_assert(notebook: Any) -> list[str]:
         f"cell {number}: tagged {UNCOMPARED}, asserts nothing"
         for number, cell in enumerate(notebook.cells, start=1)
         if UNCOMPARED in _tags(cell)
-        and not any(isinstance(node, ast.Assert) for node in ast.walk(_python(cell.source)))
+        and not any(
+            isinstance(node, ast.Assert) for node in ast.walk(_python(cell.source))
+        )
     ]
 
 
@@ -137,8 +145,14 @@ def opening(notebook: Any) -> list[str]:
         found.append("cell 1: no title")
     if SHOWS not in _tags(install) or 'find_spec("ddpm_nb")' not in install.source:
         found.append("cell 2: does not install the package where it is missing")
-    if _tags(module) or module.cell_type != "code" or not ast.get_docstring(_python(module.source)):
-        found.append("cell 3: the module's docstring must stand here, in an untagged cell")
+    if (
+        _tags(module)
+        or module.cell_type != "code"
+        or not ast.get_docstring(_python(module.source))
+    ):
+        found.append(
+            "cell 3: the module's docstring must stand here, in an untagged cell"
+        )
     return found
 
 
@@ -156,6 +170,8 @@ def equations(root: Path) -> dict[str, str]:
         for path in (root / f"{page}.ipynb", root / f"{page}.md"):
             for label in labels(prose(path)) if path.exists() else ():
                 if label in home:
-                    raise ValueError(f"{label} stands in {home[label]} and in {path.stem}")
+                    raise ValueError(
+                        f"{label} stands in {home[label]} and in {path.stem}"
+                    )
                 home[label] = path.stem
     return home

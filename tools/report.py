@@ -17,9 +17,13 @@ CELL_TIMEOUT_S = 1800
 
 def pages() -> int:
     """The number of pages of the built site; every page of the table of contents must be there."""
-    missing = [page for page in toc_files(ROOT) if not (BUILD / f"html/{page}.html").exists()]
+    missing = [
+        page for page in toc_files(ROOT) if not (BUILD / f"html/{page}.html").exists()
+    ]
     if missing or not (ROOT / INDEX).exists():
-        raise SystemExit(f"the site was built without these pages: {', '.join(missing) or INDEX}")
+        raise SystemExit(
+            f"the site was built without these pages: {', '.join(missing) or INDEX}"
+        )
     return len(toc_files(ROOT))
 
 
@@ -28,16 +32,29 @@ def results(name: str) -> dict[str, int]:
     suite = ElementTree.parse(BUILD / f"{name}.xml").getroot().find("testsuite")
     if suite is None:
         raise SystemExit(f"_build/{name}.xml holds no test run")
-    return {key: int(suite.get(key, 0)) for key in ("tests", "skipped", "failures", "errors")}
+    return {
+        key: int(suite.get(key, 0))
+        for key in ("tests", "skipped", "failures", "errors")
+    }
 
 
 def run_nbval() -> int:
     """Run every chapter and compare each output with the stored one (nbval's strict mode)."""
     notebooks = [f"book/{name}.ipynb" for name in chapters(ROOT)]
     command = [sys.executable, "-m", "pytest", "-q", "--nbval", "--nbval-current-env"]
-    command += [f"--nbval-cell-timeout={CELL_TIMEOUT_S}", "--nbval-kernel-startup-timeout=120"]
+    command += [
+        f"--nbval-cell-timeout={CELL_TIMEOUT_S}",
+        "--nbval-kernel-startup-timeout=120",
+    ]
     # The tests' own rules on warnings are not for nbval: the cells run in another process.
-    command += ["-p", "no:cacheprovider", "-o", "filterwarnings=default", "-o", "testpaths="]
+    command += [
+        "-p",
+        "no:cacheprovider",
+        "-o",
+        "filterwarnings=default",
+        "-o",
+        "testpaths=",
+    ]
     return subprocess.run(
         [*command, f"--junitxml={BUILD / 'nbval.xml'}", *notebooks], check=False
     ).returncode

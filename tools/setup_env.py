@@ -126,7 +126,9 @@ def version_of_pip(python):
     """The Python version of a working environment with pip, or None."""
     command = [python, "-c", "import pip, sys; print('%d.%d' % sys.version_info[:2])"]
     try:
-        return subprocess.check_output(command, stderr=subprocess.DEVNULL).decode().strip()
+        return (
+            subprocess.check_output(command, stderr=subprocess.DEVNULL).decode().strip()
+        )
     except (EnvironmentError, subprocess.CalledProcessError):
         return None
 
@@ -139,13 +141,21 @@ def install(root, python, stamp):
     if old is None:
         usable = version_of_pip(in_venv) == stamp["python"]
     else:
-        usable = [old.get("root"), old.get("python")] == [stamp["root"], stamp["python"]]
+        usable = [old.get("root"), old.get("python")] == [
+            stamp["root"],
+            stamp["python"],
+        ]
     if usable and os.path.exists(in_venv):
         print("setup: bringing .venv up to date with requirements.txt", flush=True)
     else:
         print("setup: making .venv with Python " + stamp["python"], flush=True)
         for module in ("venv", "ensurepip"):
-            if subprocess.call([python, "-c", "import " + module], stderr=subprocess.DEVNULL) != 0:
+            if (
+                subprocess.call(
+                    [python, "-c", "import " + module], stderr=subprocess.DEVNULL
+                )
+                != 0
+            ):
                 raise Trouble(
                     "Python {0} has no {1} module: install it (Debian, Ubuntu: "
                     "apt install python{0}-venv)".format(stamp["python"], module)
@@ -184,7 +194,9 @@ def main(root=ROOT, version=sys.version_info[:3], python=None):
             os.path.join(root, ".venv", "bin", "python")
         ):
             # The Python beneath: this one may live in the very .venv that is about to be emptied.
-            install(root, python or getattr(sys, "_base_executable", sys.executable), stamp)
+            install(
+                root, python or getattr(sys, "_base_executable", sys.executable), stamp
+            )
     except Trouble as trouble:
         print("setup: {0}".format(trouble), file=sys.stderr)
         return 1

@@ -36,7 +36,9 @@ def toc_files(root: Path) -> list[str]:
             return []
         own = [node[key] for key in ("root", "file") if key in node]
         return own + [
-            name for key in ("parts", "chapters", "sections") for name in walk(node.get(key))
+            name
+            for key in ("parts", "chapters", "sections")
+            for name in walk(node.get(key))
         ]
 
     return walk(yaml.safe_load((root / "_toc.yml").read_text()))
@@ -49,11 +51,14 @@ def chapters(root: Path) -> list[str]:
     named = [
         name
         for name in in_toc
-        if (root / f"book/{name}.ipynb").exists() or (root / f"ddpm_nb/{name}.py").exists()
+        if (root / f"book/{name}.ipynb").exists()
+        or (root / f"ddpm_nb/{name}.py").exists()
     ]
     strays = sorted({path.stem for path in root.glob("book/*.ipynb")} - set(named))
     if strays:
-        raise SystemExit(f"not in _toc.yml: {', '.join(f'book/{name}.ipynb' for name in strays)}")
+        raise SystemExit(
+            f"not in _toc.yml: {', '.join(f'book/{name}.ipynb' for name in strays)}"
+        )
     return named
 
 
@@ -103,7 +108,9 @@ def committed(root: Path, path: str) -> str | None:
     return result.stdout.decode("utf-8") if result.returncode == 0 else None
 
 
-def sync(root: Path, name: str, *, check: bool = False, winner: str | None = None) -> str | None:
+def sync(
+    root: Path, name: str, *, check: bool = False, winner: str | None = None
+) -> str | None:
     """Bring one pair together.
 
     Args:
@@ -131,7 +138,9 @@ def sync(root: Path, name: str, *, check: bool = False, winner: str | None = Non
             write_if_new(last, text)
         return None
     if check:
-        raise ValueError(f"book/{name}.ipynb and ddpm_nb/{name}.py differ: run `make sync`")
+        raise ValueError(
+            f"book/{name}.ipynb and ddpm_nb/{name}.py differ: run `make sync`"
+        )
 
     bases = [last.read_text(encoding="utf-8") if last.exists() else None]
     bases.append(committed(root, f"ddpm_nb/{name}.py"))
@@ -159,7 +168,9 @@ def sync(root: Path, name: str, *, check: bool = False, winner: str | None = Non
 
 def main() -> int:
     """Sync or check all chapters, and say what was done."""
-    parser = argparse.ArgumentParser(description="Keep both views of each chapter equal.")
+    parser = argparse.ArgumentParser(
+        description="Keep both views of each chapter equal."
+    )
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--from", dest="winner", choices=["book", "ddpm_nb"])
     options = parser.parse_args()
@@ -177,7 +188,11 @@ def main() -> int:
             print(done)
     if failed:
         return 1
-    state = "equal" if options.check or not changed else f"brought together, {changed} changed"
+    state = (
+        "equal"
+        if options.check or not changed
+        else f"brought together, {changed} changed"
+    )
     print(f"{'' if options.check else 'make sync: '}{len(names)} pairs {state}")
     return 0
 

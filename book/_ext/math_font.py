@@ -61,7 +61,10 @@ def narrow_roots(font: TTFont) -> None:
                 x = x - excess if x >= 849 else x * (849 - excess) / 849
             glyph.coordinates[i] = (round(x), y)
         glyph.recalcBounds(font["glyf"])
-        font["hmtx"][name] = (ROOT_WIDTH, glyph.xMin if glyph.numberOfContours else left)
+        font["hmtx"][name] = (
+            ROOT_WIDTH,
+            glyph.xMin if glyph.numberOfContours else left,
+        )
 
 
 Component = tuple[str, tuple[float, float, float, float, float, float]]
@@ -95,7 +98,9 @@ def add_bars(font: TTFont) -> None:
     covered = variants.VertGlyphCoverage.glyphs
     sizes = [
         r.AdvanceMeasurement
-        for r in variants.VertGlyphConstruction[covered.index("parenleft")].MathGlyphVariantRecord
+        for r in variants.VertGlyphConstruction[
+            covered.index("parenleft")
+        ].MathGlyphVariantRecord
     ]
     for character in "|\u2016\u2223\u2225":
         base = cmap[ord(character)]

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from sphinx.writers.html5 import HTML5Translator
 
 # Chromium does not stretch a bracket that carries a script itself, as in \bigr)^2, but does so in a row.
-BRACKET_WITH_SCRIPT = re.compile(r"(<(?:msup|msub|msubsup)>)(<mo\b[^>]*\bminsize=[^>]*>[^<]*</mo>)")
+BRACKET_WITH_SCRIPT = re.compile(
+    r"(<(?:msup|msub|msubsup)>)(<mo\b[^>]*\bminsize=[^>]*>[^<]*</mo>)"
+)
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +45,11 @@ def _convert(translator: HTML5Translator, node: nodes.Element, *, display: bool)
         return to_mathml(tex, display=display, macros=translator.config.mathml_macros)
     except LatexError as error:
         logger.warning(
-            "formula cannot be set: %s in: %s", error, tex.strip(), location=node, type="mathml"
+            "formula cannot be set: %s in: %s",
+            error,
+            tex.strip(),
+            location=node,
+            type="mathml",
         )
         return f'<code class="math-error">{escape(tex)}</code>'
 
@@ -67,7 +73,9 @@ def visit_displaymath(translator: HTML5Translator, node: nodes.math_block) -> No
         translator.body.append("</span>")
     # The box that scrolls is inside, so that the number stays in sight beside a long equation.
     translator.body.append(
-        '<div class="math-scroll">' + _convert(translator, node, display=True) + "</div></div>\n"
+        '<div class="math-scroll">'
+        + _convert(translator, node, display=True)
+        + "</div></div>\n"
     )
     raise nodes.SkipNode
 
