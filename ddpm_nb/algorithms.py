@@ -547,7 +547,7 @@ def sample(
 # unet = UNet.digits()
 # average = AveragedModel(unet, multi_avg_fn=get_ema_multi_avg_fn(0.995))
 # optimizer = torch.optim.Adam(unet.parameters(), lr=2e-3, fused=True)
-# STEPS = 2000
+# STEPS = 2400
 # one_cycle = torch.optim.lr_scheduler.LambdaLR(
 #     optimizer,
 #     lambda step: min(1.0, step / 100) * 0.5 * (1 + math.cos(math.pi * step / STEPS)),
@@ -728,7 +728,7 @@ def sample(
 # %% [markdown]
 # **Leaving out $z$ everywhere.** "Noise makes pictures worse, so add none." Take two bumps, 30 % at $-1$ and 70 % at $+1$, and a *perfect* network. Without $z$ every chain drifts to the middle of the heavier bump, and the other one is never seen.
 
-# %% mystnb={"image": {"alt": "Two panels with 12 chains each, t running from 1000 down to 0. With z the chains jitter and end in both bumps, about 30 percent of them at minus 1. Without z they are smooth curves that all end at the same place, near plus 1."}} tags=["active-ipynb"]
+# %% mystnb={"image": {"alt": "Two panels with 8 chains each, t running from 1000 down to 0. With z the chains jitter and end in both bumps, about 30 percent of them at minus 1. Without z they are smooth curves that all end at the same place, near plus 1."}} tags=["active-ipynb"]
 # pair = GaussianMixture(weights=[0.3, 0.7], means=[[-1.0], [1.0]], stds=[0.1, 0.1])
 # exact_pair = optimal_noise(pair, schedule)
 #
@@ -754,7 +754,7 @@ def sample(
 # figure, axes = plt.subplots(1, 2, sharey=True, figsize=(7, 2.6))
 # for ax, with_z, color in zip(axes, (True, False), (fig.BLUE, fig.ORANGE)):
 #     path = chains(with_z)
-#     ax.plot(range(1000, -1, -10), path[:12, ::10].T, color=color, linewidth=0.6)
+#     ax.plot(range(1000, -1, -20), path[:8, ::20].T, color=color, linewidth=0.6)
 #     ax.set(
 #         title="with z" if with_z else "without z",
 #         xlabel="t",
@@ -833,7 +833,7 @@ def sample(
 #
 # <details><summary>Solution</summary>
 #
-# Compare the bump nearest to $\hat x_0$ with the bump in which the chain ends. Most chains are decided near the middle of the way, long before the points look like bumps.
+# Compare the bump nearest to $\hat x_0$ with the bump in which the chain ends. The decisions fall between $t = 500$ and $t = 100$, while the points still look like one cloud.
 #
 # </details>
 

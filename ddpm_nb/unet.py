@@ -92,7 +92,7 @@ def time_embedding(t: Tensor, channels: int) -> Tensor:
 # from ddpm_nb import _figures as fig
 #
 # fig.use_style()
-# figure, ax = plt.subplots(figsize=(6, 2.6))
+# figure, ax = plt.subplots(figsize=(5.2, 2.2))
 # ax.imshow(
 #     time_embedding(torch.arange(1, 1001), 64).T,
 #     aspect="auto",
