@@ -13,7 +13,9 @@ __version__ = "0.1.0"
 # and a test compares the two.
 _CHAPTERS: dict[str, tuple[str, ...]] = {
     "likelihood": ("GaussianMixture", "gaussian_kl", "gaussian_log_prob"),
+    "vae": ("LinearGaussianVAE", "elbo"),
     "forward": ("Schedule", "per_picture", "q_sample", "q_step"),
+    "bound": ("ChainBound", "chain_bound"),
     "posterior": (
         "noised_mixture",
         "optimal_noise",
@@ -72,6 +74,10 @@ if TYPE_CHECKING:
         train as train,
         train_steps as train_steps,
     )
+    from ddpm_nb.bound import (
+        ChainBound as ChainBound,
+        chain_bound as chain_bound,
+    )
     from ddpm_nb.forward import (
         Schedule as Schedule,
         per_picture as per_picture,
@@ -102,4 +108,8 @@ if TYPE_CHECKING:
     from ddpm_nb.unet import (
         UNet as UNet,
         time_embedding as time_embedding,
+    )
+    from ddpm_nb.vae import (
+        LinearGaussianVAE as LinearGaussianVAE,
+        elbo as elbo,
     )

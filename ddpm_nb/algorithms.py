@@ -52,14 +52,14 @@ from ddpm_nb.posterior import posterior_mean
 # %% [markdown]
 # ## Algorithm 1: training
 #
-# | line | Algorithm 1 | in words | in the code |
-# |---|---|---|---|
-# | 1 | **repeat** | until the samples are good enough | the `for` loop |
-# | 2 | $x_0 \sim q(x_0)$ | take clean pictures from the training set | `batches` |
-# | 3 | $t \sim \text{Uniform}(\{1,\dots,T\})$ | pick a noise level for each | in `simple_loss` |
-# | 4 | $\varepsilon \sim \mathcal N(0, I)$ | draw the noise | in `simple_loss` |
-# | 5 | gradient step on $\nabla_\theta\lVert\varepsilon-\varepsilon_\theta(\sqrt{\bar\alpha_t}\,x_0+\sqrt{1-\bar\alpha_t}\,\varepsilon,\ t)\rVert^2$ | ask for the noise back, and improve | `backward`, `step` |
-# | 6 | **until** converged | you decide | you leave the loop |
+# 1. **repeat**
+# 2. $x_0 \sim q(x_0)$. Take clean pictures from the training set.
+# 3. $t \sim \text{Uniform}(\{1,\dots,T\})$. Pick a noise level for each.
+# 4. $\varepsilon \sim \mathcal N(0, I)$. Draw the noise.
+# 5. Take a gradient step on $\lVert\varepsilon-\varepsilon_\theta(\sqrt{\bar\alpha_t}\,x_0+\sqrt{1-\bar\alpha_t}\,\varepsilon,\ t)\rVert^2$. Ask for the noise back, and improve.
+# 6. **until** converged. You decide.
+#
+# Lines 3 and 4 and the loss of line 5 are the function `simple_loss`, which you met in [the loss](loss.ipynb). Line 2 is an iterator over batches, and lines 1 and 6 are a loop.
 #
 # **Line 2.** The training set is a finite sample of $q(x_0)$, and a batch is a sample of that sample.
 #
@@ -167,14 +167,12 @@ def train(
 # %% [markdown]
 # ## Algorithm 2: sampling
 #
-# | line | Algorithm 2 | in words |
-# |---|---|---|
-# | 1 | $x_T\sim\mathcal N(0, I)$ | start with pure noise |
-# | 2 | **for** $t = T,\dots,1$ **do** | walk back, from $T$ down to 1 |
-# | 3 | $z\sim\mathcal N(0,I)$ if $t>1$, else $z = 0$ | fresh noise, but none at the last step |
-# | 4 | $x_{t-1} = \frac{1}{\sqrt{\alpha_t}}\bigl(x_t-\frac{1-\alpha_t}{\sqrt{1-\bar\alpha_t}}\varepsilon_\theta(x_t,t)\bigr)+\sigma_t z$ | one step back |
-# | 5 | **end for** | |
-# | 6 | **return** $x_0$ | the picture |
+# 1. $x_T\sim\mathcal N(0, I)$. Start with pure noise.
+# 2. **for** $t = T,\dots,1$ **do**. Walk back, from $T$ down to 1.
+# 3. $z\sim\mathcal N(0,I)$ if $t>1$, else $z = 0$. Fresh noise, but none at the last step.
+# 4. $x_{t-1} = \frac{1}{\sqrt{\alpha_t}}\bigl(x_t-\frac{1-\alpha_t}{\sqrt{1-\bar\alpha_t}}\,\varepsilon_\theta(x_t,t)\bigr)+\sigma_t z$. One step back.
+# 5. **end for**
+# 6. **return** $x_0$. The picture.
 #
 # **Line 4** is one draw from $p_\theta(x_{t-1}\mid x_t)$, a normal distribution with the mean of Eq. [line 4's mean](#eq-denoising-mean) and the variance $\sigma_t^2$:
 #
@@ -491,6 +489,9 @@ def sample(
 # ax.plot(times, floor, color=fig.GREY)
 # ax.plot(times, distance, "o-", color=fig.BLUE, markersize=4)
 # ax.set(yscale="log", xlabel="t", ylabel="mean squared error per coordinate")
+# fig.label_line(
+#     ax, 330, 1.6 * floor[8], "floor: perfect network against the noise", fig.GREY
+# )
 # fig.label_line(ax, 110, 0.014, "learned network against the perfect one", fig.BLUE)
 # plt.show()
 # print("    t   distance to the perfect network")

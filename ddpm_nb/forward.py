@@ -698,4 +698,4 @@ def q_sample(x_0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) ->
 #
 # One step shrinks the picture by $\sqrt{1-\beta_t}$ and adds noise of variance $\beta_t$, so that unit variance stays unit variance. Independent normal noises merge into one, and so $t$ steps are a single jump: $x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\varepsilon$, where $\varepsilon$ is the total noise and not the last step's. A schedule must bring $\bar\alpha_T$ close to 0.
 #
-# **The next question.** A step forward is easy: add noise. Can a step be taken *back*? If we are told where the walk began, yes, exactly: see [the posterior](posterior.ipynb).
+# **The next question.** The bound compares this process with a model that walks back. How does it split into single steps? See [the bound as a sum](bound.ipynb).

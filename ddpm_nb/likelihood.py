@@ -402,4 +402,4 @@ def gaussian_kl(mean_1: Tensor, var_1: Tensor, mean_2: Tensor, var_2: Tensor) ->
 #
 # Maximum likelihood looks for the model under which the sample is most likely. For much data that is the model with the smallest divergence $\mathrm{KL}(P_\text{data}\|p_\theta)$, because the two differ by an entropy that has no $\theta$. The divergence is never negative, it is not symmetric, and in this direction it punishes a model that misses any part of the data.
 #
-# **The next question.** How is data turned into noise, step by step, so that a model can learn the way back? See [the forward process](forward.ipynb).
+# **The next question.** A model that draws pictures starts from a hidden variable. How likely is a picture under such a model? See [the hidden variable](vae.ipynb).

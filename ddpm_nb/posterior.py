@@ -184,9 +184,10 @@ def posterior_mean(
 #     )
 #     ax.set(title=f"t = {t}, $x_t$ = {x_t}", xlabel="$x_{t-1}$", yticks=[])
 # axes[0].set(xlim=(0.1, 1.4))
-# axes[0].text(0.98, 3.6, "formula", color=fig.BLUE)
-# axes[0].text(0.98, 3.2, "Bayes on a grid", color=fig.ORANGE)
-# axes[0].text(0.13, 2.3, "jump\nfrom $x_0$", color=fig.GREY)
+# left = axes[0].transAxes
+# axes[0].text(0.68, 0.85, "formula", color=fig.BLUE, transform=left)
+# axes[0].text(0.68, 0.75, "Bayes on a grid", color=fig.ORANGE, transform=left)
+# axes[0].text(0.05, 0.38, "jump\nfrom $x_0$", color=fig.GREY, transform=left)
 # plt.show()
 
 # %% [markdown]
@@ -277,9 +278,15 @@ def optimal_noise(
 #         yticks=[],
 #         xlim=(-2.2, 2.2),
 #     )
-# axes[0].text(-2.1, 0.8, "true step back", color=fig.BLUE)
+# left = axes[0].transAxes
+# axes[0].text(0.03, 0.93, "true step back", color=fig.BLUE, transform=left)
 # axes[0].text(
-#     -2.1, 0.65, "bell with the same\nmean and variance", color=fig.ORANGE, va="top"
+#     0.03,
+#     0.85,
+#     "bell with the same\nmean and variance",
+#     color=fig.ORANGE,
+#     transform=left,
+#     va="top",
 # )
 # plt.show()
 

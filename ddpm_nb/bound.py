@@ -1,0 +1,376 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # The bound becomes a sum, one term a step
+#
+# **The question.** The bound for a chain holds one logarithm of two long products. How does it become something that can be trained one step at a time?
+#
+# **What you bring.** The bound for a chain, Eq. [chain bound](#eq-chain-elbo), from [the hidden variable](vae.ipynb); Bayes' rule; and the Markov property of [the forward process](forward.ipynb): given $x_{t-1}$, the step to $x_t$ does not look at anything earlier.
+#
+# **What you take away.** Three kinds of terms, each with a meaning: what the end of the chain still tells, how well each step back is learned, and how well the last step draws. And the reason why training may pick one $t$ at random.
+
+# %% tags=["active-ipynb"]
+# # In Colab this installs the book's package; elsewhere it is there, and nothing happens.
+# import importlib.util
+#
+# if importlib.util.find_spec("ddpm_nb") is None:
+#     %pip install --quiet --no-deps "ddpm_nb @ git+https://github.com/ddpm_nb/ddpm_nb"
+
+# %%
+"""The bound of a chain as prior, steps and reconstruction, exact for a few states.
+
+States are numbered 0 ... S - 1, and a distribution over them is a row of a table.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+# %% [markdown]
+# ## The derivation
+#
+# Training *minimises*, so look at minus the bound, and call it $L$. Start with the definition, and put in the two products:
+#
+# $$
+# L = \mathbb E_q\left[-\log\frac{p_\theta(x_{0:T})}{q(x_{1:T}\mid x_0)}\right]
+#   = \mathbb E_q\left[-\log p(x_T) - \sum_{t=1}^{T}\log\frac{p_\theta(x_{t-1}\mid x_t)}{q(x_t\mid x_{t-1})}\right].
+# $$ (eq-bound-start)
+#
+# The expectation runs over the forward process, $x_{1:T}\sim q(x_{1:T}\mid x_0)$, for a given $x_0$. The fractions are awkward: above stands a step *back*, below a step *forward*. Turn the lower one round.
+#
+# **Markov, then Bayes.** A step forward does not look at $x_0$ once $x_{t-1}$ is given, so we may add $x_0$ to the condition for free. Then Bayes' rule, with everything given $x_0$, turns it round. For $t \ge 2$:
+#
+# $$
+# \begin{aligned}
+# q(x_t\mid x_{t-1}) &= q(x_t\mid x_{t-1}, x_0) && \text{Markov} \\
+# &= q(x_{t-1}\mid x_t, x_0)\,\frac{q(x_t\mid x_0)}{q(x_{t-1}\mid x_0)} && \text{Bayes' rule, given } x_0 .
+# \end{aligned}
+# $$
+#
+# Why not for $t = 1$? There $x_{t-1}$ *is* $x_0$, and nothing is left to turn round. So split that step off first:
+#
+# $$
+# L = \mathbb E_q\left[-\log p(x_T) - \sum_{t=2}^{T}\log\frac{p_\theta(x_{t-1}\mid x_t)}{q(x_t\mid x_{t-1})} - \log\frac{p_\theta(x_0\mid x_1)}{q(x_1\mid x_0)}\right] .
+# $$
+#
+# Put the turned step into the sum:
+#
+# $$
+# L = \mathbb E_q\left[-\log p(x_T) - \sum_{t=2}^{T}\log\frac{p_\theta(x_{t-1}\mid x_t)}{q(x_{t-1}\mid x_t,x_0)} - \sum_{t=2}^{T}\log\frac{q(x_{t-1}\mid x_0)}{q(x_t\mid x_0)} - \log\frac{p_\theta(x_0\mid x_1)}{q(x_1\mid x_0)}\right] .
+# $$
+#
+# **The sum telescopes.** In the second sum each denominator is the next numerator. Written out,
+#
+# $$
+# \sum_{t=2}^{T}\log\frac{q(x_{t-1}\mid x_0)}{q(x_t\mid x_0)}
+# = \log\frac{q(x_1\mid x_0)}{q(x_2\mid x_0)} + \log\frac{q(x_2\mid x_0)}{q(x_3\mid x_0)} + \dots + \log\frac{q(x_{T-1}\mid x_0)}{q(x_T\mid x_0)}
+# = \log\frac{q(x_1\mid x_0)}{q(x_T\mid x_0)} .
+# $$
+#
+# Its $q(x_1\mid x_0)$ cancels the one in the last term, and its $q(x_T\mid x_0)$ goes to $p(x_T)$:
+#
+# $$
+# L = \mathbb E_q\left[\log\frac{q(x_T\mid x_0)}{p(x_T)} + \sum_{t=2}^{T}\log\frac{q(x_{t-1}\mid x_t,x_0)}{p_\theta(x_{t-1}\mid x_t)} - \log p_\theta(x_0\mid x_1)\right] .
+# $$
+#
+# **Divergences appear.** The first term depends on $x_T$ only, and its mean is a divergence. In the sum, draw $x_t$ first and then $x_{t-1}$ from $q(x_{t-1}\mid x_t,x_0)$: the inner mean is a divergence too. The result is
+#
+# $$
+# L = \underbrace{\mathrm{KL}\bigl(q(x_T\mid x_0)\,\|\,p(x_T)\bigr)}_{L_T} + \sum_{t=2}^{T}\underbrace{\mathbb E_{q(x_t\mid x_0)}\,\mathrm{KL}\bigl(q(x_{t-1}\mid x_t,x_0)\,\|\,p_\theta(x_{t-1}\mid x_t)\bigr)}_{L_{t-1}} + \underbrace{\mathbb E_{q(x_1\mid x_0)}\bigl[-\log p_\theta(x_0\mid x_1)\bigr]}_{L_0} .
+# $$ (eq-bound)
+#
+# Bayes' rule and the Markov property were all it took. Nothing was assumed about normal distributions.
+#
+# ## What each term says
+#
+# | term | name | what it costs |
+# |---|---|---|
+# | $L_T$ | prior | what $x_T$ still tells about $x_0$. No $\theta$ in it: a good schedule makes it almost nothing |
+# | $L_{t-1}$, $t = 2,\dots,T$ | steps | how far the model's step back is from the true one *that knows $x_0$* |
+# | $L_0$ | reconstruction | how well $x_0$ itself is told from $x_1$ |
+#
+# The notes call the middle term the divergence between "forward $q(x_t\mid x_{t-1})$ and backward $p_\theta(x_t\mid x_{t-1})$". Their formula is right and the sentence is not: both distributions in it walk *back*, from $x_t$ to $x_{t-1}$. The notes keep only this term. The minus sign, $L_T$ and $L_0$ belong to the bound as well.
+#
+# ## Checked by counting
+#
+# On a chain with a few states every expectation is a finite sum. Nothing is estimated, and the two sides of the derivation can be compared to the last digit. The forward tables are $q(x_t = j\mid x_{t-1} = i)$, the model's are $p(x_{t-1} = i\mid x_t = j)$, and products of forward tables are the jumps.
+
+# %%
+@dataclass(frozen=True, eq=False)
+class ChainBound:
+    """The three kinds of terms of the bound, in nats, for each start x_0 = 0 ... S - 1.
+
+    Attributes:
+        prior: (S,) L_T.
+        steps: (T - 1, S) L_{t-1} for t = 2 ... T, in this order.
+        reconstruction: (S,) L_0.
+    """
+
+    prior: Tensor
+    steps: Tensor
+    reconstruction: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """The bound on -log p(x_0), (S,)."""
+        return self.prior + self.steps.sum(0) + self.reconstruction
+
+
+def chain_bound(
+    forward: Sequence[Tensor], reverse: Sequence[Tensor], prior: Tensor
+) -> ChainBound:
+    """Return the terms of the bound for a chain on S states, exactly.
+
+    Args:
+        forward: T tables (S, S) for t = 1 ... T: row i is q(x_t | x_{t-1} = i).
+        reverse: T tables (S, S) for t = 1 ... T: row j is p(x_{t-1} | x_t = j).
+        prior: (S,) p(x_T).
+
+    Returns:
+        the terms for every x_0.
+
+    Raises:
+        ValueError: if the shapes do not fit, an entry is not positive, or a row does not
+            sum to 1.
+
+    Equation: eq-bound. Paper: equation 5.
+    """
+    states = len(prior)
+    if len(forward) != len(reverse) or not forward:
+        raise ValueError(
+            "forward, reverse: expected one table a step in both, got "
+            f"{len(forward)} and {len(reverse)}"
+        )
+    for name, table in (
+        *(("forward", table) for table in forward),
+        *(("reverse", table) for table in reverse),
+        ("prior", prior),
+    ):
+        shape = (states,) if name == "prior" else (states, states)
+        if table.shape != shape or not (table > 0).all() or not _sums_to_one(table):
+            raise ValueError(
+                f"{name}: expected positive rows of shape {shape} that sum to 1, "
+                f"got {table}"
+            )
+
+    jump = forward[0]  # row i is q(x_t | x_0 = i), here for t = 1
+    reconstruction = -(jump * reverse[0].log().T).sum(1)
+    steps = []
+    for step, back in zip(forward[1:], reverse[1:], strict=True):
+        pair = jump[:, :, None] * step  # (x_0, x_{t-1}, x_t): q(x_{t-1}, x_t | x_0)
+        jump = pair.sum(1)
+        posterior = pair / jump[:, None, :]  # q(x_{t-1} | x_t, x_0)
+        steps.append((pair * (posterior / back.T).log()).sum((1, 2)))
+    return ChainBound(
+        prior=(jump * (jump / prior).log()).sum(1),
+        steps=torch.stack(steps) if steps else jump.new_zeros(0, states),
+        reconstruction=reconstruction,
+    )
+
+
+def _sums_to_one(table: Tensor) -> bool:
+    total = table.sum(-1)
+    return bool(torch.allclose(total, torch.ones_like(total), atol=1e-6))
+
+# %% [markdown]
+# Take four states, five steps, and tables drawn at random. On the left, count *all* paths and use the definition, Eq. [start](#eq-bound-start). On the right, the three terms.
+
+# %% tags=["active-ipynb"]
+# import itertools
+#
+# generator = torch.Generator().manual_seed(0)
+#
+#
+# def random_table(*shape):
+#     table = torch.rand(*shape, dtype=torch.float64, generator=generator) + 0.1
+#     return table / table.sum(-1, keepdim=True)
+#
+#
+# S, T = 4, 5
+# forward = [random_table(S, S) for _ in range(T)]
+# reverse = [random_table(S, S) for _ in range(T)]
+# prior = random_table(S)
+#
+# definition, likelihood = torch.zeros(2, S, dtype=torch.float64)
+# for path in itertools.product(range(S), repeat=T + 1):  # all (x_0, ..., x_T)
+#     steps = range(1, T + 1)
+#     log_q = sum(forward[t - 1][path[t - 1], path[t]].log() for t in steps)
+#     log_p = prior[path[T]].log() + sum(
+#         reverse[t - 1][path[t], path[t - 1]].log() for t in steps
+#     )
+#     definition[path[0]] += log_q.exp() * (log_q - log_p)
+#     likelihood[path[0]] += log_p.exp()
+#
+# bound = chain_bound(forward, reverse, prior)
+# print("paths counted:", S ** (T + 1))
+# print(
+#     "definition = three terms, to 1e-12:",
+#     torch.allclose(bound.total, definition, rtol=0, atol=1e-12),
+# )
+# print(
+#     "above -log p(x_0), as it must be:", bool((bound.total > -likelihood.log()).all())
+# )
+
+# %% [markdown]
+# ## What a good model pays
+#
+# For a chain of a few states the *best* step back can be computed too: it is $q(x_{t-1}\mid x_t)$, averaged over the data. Let the forward process be a walk on a ring of twelve states that with some probability jumps anywhere; let the data sit on three neighbours. Here is what the best model pays, in bits, averaged over the data.
+
+# %% mystnb={"image": {"alt": "Bars with the cost in bits of each term for a chain of 12 steps. The reconstruction, at the left, costs most; the steps cost less and less as t grows; the prior term, at the right, is too small to be seen."}} tags=["active-ipynb"]
+# import matplotlib.pyplot as plt
+#
+# from ddpm_nb import _figures as fig
+#
+# fig.use_style()
+# S, T = 12, 12
+# stay = torch.eye(S, dtype=torch.float64)
+# walk = 0.7 * (0.5 * stay + 0.25 * stay.roll(1, 1) + 0.25 * stay.roll(-1, 1)) + 0.3 / S
+# forward = [walk] * T
+# data = torch.zeros(S, dtype=torch.float64)
+# data[3:6] = torch.tensor([0.3, 0.5, 0.2])
+#
+# marginals, reverse = [data], []
+# for step in forward:
+#     pair = marginals[-1][:, None] * step  # q(x_{t-1}, x_t)
+#     marginals.append(pair.sum(0))
+#     best = (pair / marginals[-1]).T + 1e-300  # q(x_{t-1} | x_t), rows for x_t
+#     reverse.append(best / best.sum(1, keepdim=True))
+# prior = torch.full((S,), 1 / S, dtype=torch.float64)
+#
+# bound = chain_bound(forward, reverse, prior)
+#
+#
+# def bits(nats):
+#     return float((data * nats).sum() / torch.log(torch.tensor(2.0)))
+#
+#
+# costs = [
+#     bits(bound.reconstruction),
+#     *(bits(step) for step in bound.steps),
+#     bits(bound.prior),
+# ]
+# figure, ax = plt.subplots(figsize=(5.6, 2.6))
+# ax.bar(range(T + 1), costs, color=[fig.ORANGE, *[fig.BLUE] * (T - 1), fig.GREEN])
+# ax.set(
+#     xlabel="term",
+#     ylabel="bits",
+#     xticks=range(T + 1),
+#     xticklabels=[f"$L_{{{t}}}$" for t in range(T + 1)],
+# )
+# plt.show()
+#
+# entropy = bits(-data.clamp(min=1e-300).log())
+# print(f"the sum of all terms: {sum(costs):.3f} bits")
+# print(f"the entropy of the data: {entropy:.3f} bits")
+# assert sum(costs) > entropy
+
+# %% [markdown]
+# The sum lies above the entropy of the data, and no model can go below that. Most of the cost sits at the small $t$, where the details are decided. The prior term is almost nothing: after twelve steps the chain has forgotten where it began.
+#
+# ## One random $t$ is enough
+#
+# The bound is a sum of many terms, and each needs a run of the network. Draw one $t$ from $2,\dots,T$ at random instead, and multiply its term by their number $T-1$:
+#
+# $$
+# \mathbb E_{t\sim\text{Uniform}\{2,\dots,T\}}\bigl[(T-1)\,L_{t-1}\bigr] = \sum_{t=2}^{T} L_{t-1} .
+# $$ (eq-one-random-t)
+#
+# That is the definition of a mean, read backwards. A gradient step with the single term therefore points in the right direction *on average*, at a fraction of the cost. The price is scatter: terms differ in size, and a step follows only one of them. A batch with a different $t$ for each picture averages much of it away. This is line 3 of Algorithm 1.
+
+# %% mystnb={"image": {"alt": "Histograms of the estimated sum of all steps, from one random t and from a batch of 128 of them. Both are centred at the dashed line of the true sum; the histogram for one t is spread over the whole range, that for 128 is a narrow peak."}} tags=["active-ipynb"]
+# terms = torch.tensor(costs[1:-1])
+# true_sum = terms.sum()
+# one = len(terms) * terms[torch.randint(len(terms), (20_000,), generator=generator)]
+# batch = len(terms) * terms[
+#     torch.randint(len(terms), (20_000, 128), generator=generator)
+# ].mean(1)
+#
+# figure, ax = plt.subplots(figsize=(5.6, 2.4))
+# ax.hist(one, bins=60, density=True, color="#b5b5b5")
+# ax.hist(batch, bins=40, density=True, color=fig.BLUE)
+# ax.axvline(true_sum, color=fig.ORANGE, linestyle="--")
+# ax.set(xlabel="estimate of the sum, bits", yticks=[])
+# top = ax.get_ylim()[1]
+# ax.text(true_sum * 1.25, 0.85 * top, "mean over 128 random t", color=fig.BLUE)
+# ax.text(true_sum * 1.25, 0.65 * top, "one random t", color=fig.GREY)
+# ax.text(true_sum * 1.25, 0.45 * top, "the sum", color=fig.ORANGE)
+# plt.show()
+# error_bar = one.std() / 20_000**0.5
+# assert (one.mean() - true_sum).abs() < 4 * error_bar
+# print("the mean of the single-t estimates is the sum, within four error bars")
+
+# %% [markdown]
+# ## Where people slip
+#
+# **Turning all steps round.** The trick with Bayes' rule is for $t\ge 2$. At $t = 1$ it would bring in $q(x_0\mid x_1,x_0)$, which is no distribution but a certainty. Public derivations that start the sum at 1 count $L_0$ twice, or lose it.
+#
+# **Leaving out $x_0$.** Without $x_0$ in the condition, Bayes' rule reads $q(x_t\mid x_{t-1}) = q(x_{t-1}\mid x_t)\,q(x_t)/q(x_{t-1})$. That is true as well, but $q(x_{t-1}\mid x_t)$ needs the distribution of all data, which nobody knows. With $x_0$ given, everything is known: see [the posterior](posterior.ipynb).
+#
+# **The sign.** The notes *maximise* the bound and *minimise* the divergences. Both are right, since the bound holds the divergences with a minus sign.
+#
+# ## Exercises
+#
+# **1.** Give the model the exact reverse of the forward process started at one certain $x_0$, and the exact end $q(x_T\mid x_0)$ as prior. What is left of the bound?
+#
+# <details><summary>Solution</summary>
+#
+# Every divergence is zero. The last step back leads to $x_0$ for sure, so $L_0 = 0$ too: the model draws this one $x_0$ always, and its $-\log p(x_0)$ is 0.
+#
+# </details>
+
+# %% tags=["active-ipynb", "hide-cell"]
+# # Solution 1
+# steps = [random_table(3, 3) for _ in range(4)]
+# jump, back = torch.eye(3, dtype=torch.float64)[0], []
+# for step in steps:
+#     pair = jump[:, None] * step + 1e-300
+#     jump = pair.sum(0)
+#     back.append((pair / jump).T)
+# print(f"{chain_bound(steps, back, jump).total[0]:.12f}")
+
+# %% [markdown]
+# **2.** Show with the ring that the prior term falls with every step added to the chain.
+#
+# <details><summary>Solution</summary>
+#
+# Each further step mixes the states, and a step that leaves $p(x_T)$ as it is can only bring $q(x_T\mid x_0)$ closer to it.
+#
+# </details>
+
+# %% tags=["active-ipynb", "hide-cell"]
+# # Solution 2
+# priors = torch.stack(
+#     [chain_bound(forward[:n], reverse[:n], prior).prior for n in range(1, T + 1)]
+# )
+# print(bool((priors.diff(dim=0) < 0).all()))
+
+# %% [markdown]
+# **3.** For $T = 1$ the sum over steps is empty. Which bound remains, and what is it in the words of [the hidden variable](vae.ipynb)?
+#
+# <details><summary>Solution</summary>
+#
+# $\mathrm{KL}(q(x_1\mid x_0)\|p(x_1)) - \mathbb E_q[\log p_\theta(x_0\mid x_1)]$: the bound of a variational autoencoder with $z = x_1$, with its sign turned.
+#
+# </details>
+
+# %% tags=["active-ipynb", "hide-cell"]
+# # Solution 3
+# q, p, end = random_table(3, 3), random_table(3, 3), random_table(3)
+# by_hand = (q * ((q / end).log() - p.log().T)).sum(1)
+# print(torch.allclose(chain_bound([q], [p], end).total, by_hand, atol=1e-12))
+
+# %% [markdown]
+# ## Summary
+#
+# Bayes' rule turns each forward step round, a telescoping sum clears away the rest, and the bound falls into a prior term without parameters, one divergence for each step back, and a reconstruction. Since it is a sum, one random term of it is enough for a training step.
+#
+# **The next question.** Each divergence compares with $q(x_{t-1}\mid x_t,x_0)$. What is that distribution? See [the posterior](posterior.ipynb).

@@ -1,0 +1,503 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # A hidden variable, and a bound on the likelihood
+#
+# **The question.** A model that draws pictures starts from noise: it draws a hidden variable $z$ and turns it into a picture. How likely is a *given* picture under such a model? And what can be done when that number cannot be computed?
+#
+# **What you bring.** Maximum likelihood, the divergence and the fact that it is never negative, from [maximum likelihood](likelihood.ipynb).
+#
+# **What you take away.** The lower bound on the likelihood, derived twice; a model small enough that bound, gap and exact likelihood can be put side by side; and the same bound for a chain $x_0, x_1, \dots, x_T$, which is where diffusion begins.
+
+# %% tags=["active-ipynb"]
+# # In Colab this installs the book's package; elsewhere it is there, and nothing happens.
+# import importlib.util
+#
+# if importlib.util.find_spec("ddpm_nb") is None:
+#     %pip install --quiet --no-deps "ddpm_nb @ git+https://github.com/ddpm_nb/ddpm_nb"
+
+# %%
+"""The evidence lower bound, and a linear model whose exact likelihood is known.
+
+In this chapter z is the latent variable, as everywhere in the literature on
+variational autoencoders; in the chapters on sampling z is the sampler's noise.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ddpm_nb.likelihood import gaussian_kl, gaussian_log_prob
+
+
+# %% [markdown]
+# ## An integral over everything that may have happened
+#
+# The model draws $z$ from a fixed, simple distribution, $p(z) = \mathcal N(0, I)$. A network turns it into a distribution over pictures, $p_\theta(x\mid z)$. The same picture may come from many $z$, some with more and some with less probability. Its likelihood collects them all:
+#
+# $$
+# p_\theta(x) = \int p(z)\,p_\theta(x\mid z)\,dz .
+# $$ (def-latent)
+#
+# ### Hit or miss does not work
+#
+# What is $p_\theta(x\mid z)$? A first idea: the network draws the picture $G(z)$, so let $p_\theta(x\mid z)$ be 1 if $G(z) = x$ and 0 otherwise. Then the likelihood of $x$ is the share of all $z$ that hit it *exactly*. Try it with a generous generator: it draws each pixel of a digit from that pixel's own true distribution. How many of 100,000 drawings agree with a given digit, when only the first pixels are compared, and then more and more of them?
+
+# %% mystnb={"image": {"alt": "Number of 100,000 drawings that hit a given digit exactly, on a logarithmic scale, against the number of pixels that are compared, for five digits. Each curve falls steeply, and ends, because no hit is left, before a dozen of the 64 pixels are compared."}} tags=["active-ipynb"]
+# import matplotlib.pyplot as plt
+# from sklearn.datasets import load_digits
+#
+# from ddpm_nb import _figures as fig
+#
+# fig.use_style()
+# generator = torch.Generator().manual_seed(0)
+# digits = torch.tensor(load_digits().data)  # (1797, 64), 17 grey levels
+# pick = torch.randint(len(digits), (100_000, 64), generator=generator)
+# drawings = digits.gather(0, pick)  # each pixel from a digit of its own
+#
+# figure, ax = plt.subplots(figsize=(5, 2.6))
+# exact_hits = 0
+# for i in range(5):
+#     hits = (drawings == digits[100 * i]).cumprod(dim=1).sum(dim=0)
+#     exact_hits += int(hits[-1])
+#     ax.semilogy(range(1, 65), hits.where(hits > 0, torch.nan), color=fig.BLUE)
+# ax.set(
+#     xlabel="pixels compared",
+#     ylabel="exact hits of 100,000",
+#     xlim=(0, 64),
+#     ylim=(0.7, 2e5),
+# )
+# plt.show()
+# print(f"exact hits with all 64 pixels, for the five digits together: {exact_hits}")
+
+# %% [markdown]
+# With all 64 pixels nothing ever hits. Almost surely $p_\theta(x\mid z) = 0$ for every $z$ that we try, and the logarithm of the likelihood is $-\infty$, for a good model and for a bad one alike. Nothing can be learned from that.
+#
+# ### A bell around the drawing
+#
+# So a near miss must count. Let the network draw the *centre* of a bell: $p_\theta(x\mid z) = \mathcal N(x;\, G(z), \sigma^2 I)$. Then
+#
+# $$
+# -\log p_\theta(x\mid z) = \frac{\lVert x-G(z)\rVert^2}{2\sigma^2} + \frac{D}{2}\log(2\pi\sigma^2) .
+# $$ (eq-squared-distance)
+#
+# A likely picture is now one that lies *close* to the drawing. That is all that the notes mean by "we look at the distance between $x$ and $G(z)$".
+#
+# ### And still the integral is out of reach
+#
+# Could we average $p_\theta(x\mid z)$ over many drawn $z$? The average is right in expectation. But for a given picture almost every $z$ draws something else, and the few that fit decide everything. We need a model in which the right answer is known. Here is one: a *linear* network.
+#
+# $$
+# z\sim\mathcal N(0, I_K), \qquad x\mid z\ \sim\ \mathcal N(Wz+b,\ \sigma^2 I_D) .
+# $$ (def-linear-vae)
+#
+# A linear map of normal numbers plus normal noise is normal, so the integral can be done:
+#
+# $$
+# p(x) = \mathcal N\bigl(x;\ b,\ WW^\top+\sigma^2 I\bigr) .
+# $$ (eq-linear-likelihood)
+#
+# The mean is $b$, since $z$ and the noise have mean 0. The covariance is $\mathbb E[(Wz)(Wz)^\top] + \sigma^2 I$, and $\mathbb E[zz^\top] = I$.
+#
+# Which $z$ could have produced a given $x$? By Bayes' rule $p(z\mid x)\propto p(z)\,p(x\mid z)$, and its exponent is $-\tfrac12$ times
+#
+# $$
+# \lVert z\rVert^2 + \frac{\lVert x-b-Wz\rVert^2}{\sigma^2}
+# = z^\top\Bigl(I+\frac{W^\top W}{\sigma^2}\Bigr)z - \frac{2}{\sigma^2}\,z^\top W^\top(x-b) + \dots
+# $$
+#
+# where the dots have no $z$. Completing the square in $z$, now with a matrix, gives another normal distribution:
+#
+# $$
+# p(z\mid x) = \mathcal N(z;\ m, S), \qquad S = \Bigl(I+\frac{W^\top W}{\sigma^2}\Bigr)^{-1}, \qquad m = \frac{1}{\sigma^2}\,S\,W^\top (x-b) .
+# $$ (eq-linear-posterior)
+#
+# ## The bound
+#
+# Now the idea of the variational autoencoder. Bring in a second distribution, $q(z\mid x)$, the **encoder**: a guess, for each picture, of the $z$ that it came from. *Any* density will do. Then, for every $q$,
+#
+# $$
+# \begin{aligned}
+# \log p_\theta(x) &= \int q(z\mid x)\,\log p_\theta(x)\,dz && q \text{ integrates to } 1 \\
+# &= \int q(z\mid x)\,\log\frac{p_\theta(x, z)}{p_\theta(z\mid x)}\,dz && p_\theta(x,z) = p_\theta(z\mid x)\,p_\theta(x) \\
+# &= \int q(z\mid x)\,\log\left(\frac{p_\theta(x, z)}{q(z\mid x)}\cdot\frac{q(z\mid x)}{p_\theta(z\mid x)}\right)dz && \text{times one} \\
+# &= \mathbb E_q\left[\log\frac{p_\theta(x,z)}{q(z\mid x)}\right] + \mathbb E_q\left[\log\frac{q(z\mid x)}{p_\theta(z\mid x)}\right] && \text{log of a product.}
+# \end{aligned}
+# $$
+#
+# The second term is a divergence. So *exactly*, without any approximation,
+#
+# $$
+# \log p_\theta(x) = \underbrace{\mathbb E_{q(z\mid x)}\left[\log\frac{p_\theta(x,z)}{q(z\mid x)}\right]}_{\text{the bound}} + \underbrace{\mathrm{KL}\bigl(q(z\mid x)\,\|\,p_\theta(z\mid x)\bigr)}_{\text{the gap, } \ge\, 0} .
+# $$ (eq-elbo)
+#
+# The gap is not negative, by Eq. [KL is not negative](#eq-kl-nonnegative), so the first term lies below $\log p_\theta(x)$: the **evidence lower bound**. The gap is zero for one encoder only, $q(z\mid x) = p_\theta(z\mid x)$.
+#
+# **The same by Jensen's inequality**, as many texts have it: the logarithm is concave, so the log of a mean is at least the mean of the log, and
+#
+# $$
+# \log p_\theta(x) = \log \mathbb E_q\left[\frac{p_\theta(x,z)}{q(z\mid x)}\right] \ \ge\ \mathbb E_q\left[\log\frac{p_\theta(x,z)}{q(z\mid x)}\right].
+# $$
+#
+# It is shorter, but it does not say how large the gap is.
+#
+# **Two terms that can be computed.** Split $p_\theta(x,z) = p(z)\,p_\theta(x\mid z)$:
+#
+# $$
+# \text{bound} = \mathbb E_{q(z\mid x)}\bigl[\log p_\theta(x\mid z)\bigr] - \mathrm{KL}\bigl(q(z\mid x)\,\|\,p(z)\bigr) .
+# $$ (eq-elbo-split)
+#
+# The first term asks for good drawings: decode what was encoded, and come close to $x$. The second asks the encoder not to stray from $p(z)$.
+
+# %%
+def elbo(log_likelihood: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+    """Return the evidence lower bound for a normal encoder and the prior N(0, I).
+
+    Args:
+        log_likelihood: (...) E_q[log p(x | z)], exact or averaged over draws of z.
+        mean: (..., K) the encoder's mean.
+        var: (..., K) the encoder's variances.
+
+    Returns:
+        (...) the bound on log p(x), in nats.
+
+    Equation: eq-elbo-split.
+    """
+    zero, one = torch.zeros_like(mean), torch.ones_like(var)
+    return log_likelihood - gaussian_kl(mean, var, zero, one)
+
+
+@dataclass(frozen=True, eq=False)
+class LinearGaussianVAE:
+    """A variational autoencoder with a linear decoder: likelihood and gap are exact.
+
+    Args:
+        weight: (D, K) W.
+        bias: (D,) b.
+        noise_var: sigma^2, the variance of each pixel around the decoder's drawing.
+
+    Raises:
+        ValueError: if the shapes do not fit or noise_var is not positive.
+
+    Equation: def-linear-vae.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    noise_var: float
+
+    def __post_init__(self) -> None:
+        if self.weight.dim() != 2 or self.bias.shape != self.weight.shape[:1]:
+            raise ValueError(
+                "weight, bias: expected shapes (D, K) and (D,), got "
+                f"{tuple(self.weight.shape)} and {tuple(self.bias.shape)}"
+            )
+        if not self.noise_var > 0:
+            raise ValueError(
+                f"noise_var: expected a positive number, got {self.noise_var}"
+            )
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return G(z) = W z + b, (..., D), for z (..., K)."""
+        return z @ self.weight.T + self.bias
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw n points x, (n, D).
+
+        Equation: def-linear-vae.
+        """
+        (D, K), dtype = self.weight.shape, self.weight.dtype
+        z = torch.randn(n, K, dtype=dtype, generator=generator)
+        noise = torch.randn(n, D, dtype=dtype, generator=generator)
+        return self.decode(z) + self.noise_var**0.5 * noise
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return the exact log p(x), (...), for x (..., D).
+
+        Equation: eq-linear-likelihood.
+        """
+        eye = torch.eye(len(self.bias), dtype=self.weight.dtype)
+        covariance = self.weight @ self.weight.T + self.noise_var * eye
+        return _normal(self.bias, covariance).log_prob(x)
+
+    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean (..., K) and covariance (K, K) of p(z | x).
+
+        Equation: eq-linear-posterior.
+        """
+        eye = torch.eye(self.weight.shape[1], dtype=self.weight.dtype)
+        covariance = torch.linalg.inv(
+            eye + self.weight.T @ self.weight / self.noise_var
+        )
+        return (x - self.bias) @ self.weight @ covariance / self.noise_var, covariance
+
+    def expected_log_likelihood(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+        """Return E_q[log p(x | z)] exactly, for z ~ N(mean, var) with (..., K) each.
+
+        The squared distance splits into that of the mean and the spread of the rest.
+
+        Equation: eq-squared-distance.
+        """
+        noise_var = torch.full_like(self.bias, self.noise_var)
+        spread = (var * self.weight.square().sum(0)).sum(-1) / (2 * self.noise_var)
+        return gaussian_log_prob(x, self.decode(mean), noise_var) - spread
+
+    def gap(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+        """Return KL(q(z | x) || p(z | x)) for the encoder N(mean, var), (...).
+
+        Equation: eq-elbo.
+        """
+        true_mean, true_covariance = self.posterior(x)
+        q = _normal(mean, torch.diag_embed(var))
+        return torch.distributions.kl_divergence(q, _normal(true_mean, true_covariance))
+
+
+def _normal(mean: Tensor, covariance: Tensor) -> torch.distributions.MultivariateNormal:
+    return torch.distributions.MultivariateNormal(mean, covariance_matrix=covariance)
+
+# %% [markdown]
+# Now we can see why averaging over $z$ fails. Take hidden variables of 2, 8 and 32 numbers, draw one point $x$ from each model, and average $p(x\mid z)$ over more and more $z$ drawn from $p(z)$. The dashed lines are exact.
+
+# %% mystnb={"image": {"alt": "Three panels with the estimated log-likelihood against the number of drawn z. With 2 hidden numbers the estimate soon meets the exact dashed line. With 8 it creeps up towards it. With 32 it is still far below the line after 100,000 draws."}} tags=["active-ipynb"]
+# figure, axes = plt.subplots(1, 3, figsize=(7.2, 2.4))
+# for ax, K in zip(axes, (2, 8, 32)):
+#     weight = torch.randn(2 * K, K, dtype=torch.float64, generator=generator)
+#     model = LinearGaussianVAE(weight, torch.zeros(2 * K, dtype=torch.float64), 0.1)
+#     x = model.sample(1, generator)[0]
+#     exact = model.log_prob(x)
+#     z = torch.randn(100_000, K, dtype=torch.float64, generator=generator)
+#     log_p = gaussian_log_prob(x, model.decode(z), torch.full((2 * K,), 0.1))
+#     n = torch.logspace(0, 5, 60).long()
+#     estimate = torch.logcumsumexp(log_p, 0)[n - 1] - n.log()
+#     ax.semilogx(n, estimate, color=fig.BLUE)
+#     ax.axhline(exact, color=fig.ORANGE, linestyle="--")
+#     ax.set(title=f"{K} hidden numbers", xlabel="draws of z")
+#     print(
+#         f"K = {K}: after 100,000 draws within 0.5 of exact:",
+#         bool((estimate[-1] - exact).abs() < 0.5),
+#     )
+# axes[0].set_ylabel("log p(x)")
+# axes[0].text(
+#     0.97, 0.78, "exact", color=fig.ORANGE, transform=axes[0].transAxes, ha="right"
+# )
+# axes[0].text(
+#     0.97,
+#     0.55,
+#     "average over z",
+#     color=fig.BLUE,
+#     transform=axes[0].transAxes,
+#     ha="right",
+# )
+# plt.show()
+
+# %% [markdown]
+# With 32 hidden numbers no computer will finish the average. The bound needs no such luck: it draws $z$ from $q(z\mid x)$, which points at the few $z$ that matter.
+#
+# ## Bound plus gap is the likelihood
+#
+# With the linear model all three numbers of Eq. [bound and gap](#eq-elbo) are exact. Take some arbitrary encoder, and add:
+
+# %% tags=["active-ipynb"]
+# weight = torch.tensor(
+#     [[1.0, 0.8], [0.5, 1.0], [-0.7, 0.4], [0.3, -0.6]], dtype=torch.float64
+# )
+# model = LinearGaussianVAE(
+#     weight, torch.tensor([0.1, -0.2, 0.0, 0.3], dtype=torch.float64), 0.3
+# )
+# x = model.sample(5, generator)
+# mean = torch.randn(5, 2, dtype=torch.float64, generator=generator)
+# var = torch.rand(5, 2, dtype=torch.float64, generator=generator)
+#
+# bound = elbo(model.expected_log_likelihood(x, mean, var), mean, var)
+# gap = model.gap(x, mean, var)
+# print(
+#     "bound + gap = log p(x), to 1e-10:",
+#     torch.allclose(bound + gap, model.log_prob(x), rtol=0, atol=1e-10),
+# )
+# print("every gap is positive:", bool((gap > 0).all()))
+
+# %% [markdown]
+# ## An encoder learns to close the gap
+#
+# Now *train* an encoder: a linear map for the mean and one variance for each hidden number. It never sees the exact posterior; it only makes the bound large. Since $\log p_\theta(x)$ does not depend on the encoder, a larger bound *is* a smaller gap.
+
+# %% mystnb={"image": {"alt": "The mean bound against the training step. It starts far below the dashed line of the exact log-likelihood, climbs, and levels off a little below it. The strip between the two is labelled as the gap."}} tags=["active-ipynb"]
+# encoder = torch.nn.Linear(4, 2, dtype=torch.float64)
+# log_var = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+# torch.nn.init.zeros_(encoder.weight)
+# torch.nn.init.zeros_(encoder.bias)
+# optimizer = torch.optim.Adam([*encoder.parameters(), log_var], lr=0.02)
+# data = model.sample(2000, generator)
+# exact = model.log_prob(data).mean()
+#
+# bounds = []
+# for _ in range(400):
+#     mean, var = encoder(data), log_var.exp().expand(len(data), 2)
+#     bound = elbo(model.expected_log_likelihood(data, mean, var), mean, var).mean()
+#     optimizer.zero_grad()
+#     (-bound).backward()
+#     optimizer.step()
+#     bounds.append(bound.item())
+#
+# figure, ax = plt.subplots(figsize=(5, 2.6))
+# ax.plot(bounds, color=fig.BLUE)
+# ax.axhline(exact, color=fig.ORANGE, linestyle="--")
+# ax.set(xlabel="training step", ylabel="nats", ylim=(exact - 4, exact + 0.4))
+# ax.text(
+#     390, exact + 0.1, "exact log p(x), mean over the data", color=fig.ORANGE, ha="right"
+# )
+# ax.text(390, exact - 0.75, "bound", color=fig.BLUE, ha="right")
+# plt.show()
+#
+# mean, var = encoder(data).detach(), log_var.detach().exp().expand(len(data), 2)
+# left = model.gap(data, mean, var).mean()
+# assert abs(exact - bounds[-1] - left) < 1e-3
+# print(f"gap at the start: {exact - bounds[0]:.1f} nats, at the end: {left:.2f} nats")
+
+# %% [markdown]
+# The gap closes, but not quite. The true posterior has *correlated* hidden numbers, since its covariance $S$ is not diagonal, and our encoder cannot say that. What is left is the price of a too simple $q$. (Exercise 3 computes it.)
+#
+# ## The same bound for a chain
+#
+# Now read the hidden variable as a whole chain. Instead of one $z$ take $x_1, \dots, x_T$, each as large as the picture. Instead of a trained encoder take a *fixed* one, the forward process that adds noise step by step:
+#
+# $$
+# q(x_{1:T}\mid x_0) = \prod_{t=1}^{T} q(x_t\mid x_{t-1}) .
+# $$ (def-chain-encoder)
+#
+# The decoder is a chain as well. It starts with noise and walks back:
+#
+# $$
+# p_\theta(x_{0:T}) = p(x_T)\prod_{t=1}^{T}p_\theta(x_{t-1}\mid x_t) .
+# $$ (def-chain-model)
+#
+# Nothing in the derivation of the bound cared what $z$ was. Put $x_0$ for $x$ and $x_{1:T}$ for $z$:
+#
+# $$
+# \log p_\theta(x_0) = \log\int p_\theta(x_{0:T})\,dx_{1:T} \ \ge\ \mathbb E_{q(x_{1:T}\mid x_0)}\left[\log\frac{p_\theta(x_{0:T})}{q(x_{1:T}\mid x_0)}\right].
+# $$ (eq-chain-elbo)
+#
+# | | variational autoencoder | diffusion |
+# |---|---|---|
+# | hidden variable | $z$, small | $x_1,\dots,x_T$, each as large as $x_0$ |
+# | encoder | a network, trained | adding noise, fixed |
+# | decoder | a network, one step | a network, used $T$ times |
+# | the gap | closed by training the encoder | closed by training the decoder alone |
+#
+# The last row is the remarkable one. In an autoencoder the encoder learns to fit the decoder. Here the encoder stands still, and the decoder has to learn to undo it.
+#
+# Check the bound where everything can be counted: a chain on three states with two steps. The sums run over all nine paths.
+
+# %% tags=["active-ipynb"]
+# def random_table(*shape):
+#     table = torch.rand(*shape, dtype=torch.float64, generator=generator) + 0.1
+#     return table / table.sum(-1, keepdim=True)
+#
+#
+# q_1, q_2 = random_table(3, 3), random_table(3, 3)  # q_1[i, j] = q(x_1 = j | x_0 = i)
+# p_end, p_1, p_0 = (
+#     random_table(3),
+#     random_table(3, 3),
+#     random_table(3, 3),
+# )  # p(x_2), p(x_1 | x_2), p(x_0 | x_1)
+#
+# joint = torch.einsum("c,cb,ba->abc", p_end, p_1, p_0)  # p(x_0 = a, x_1 = b, x_2 = c)
+# path = torch.einsum("ab,bc->abc", q_1, q_2)  # q(x_1 = b, x_2 = c | x_0 = a)
+# log_likelihood = joint.sum((1, 2)).log()
+# bound = (path * (joint / path).log()).sum((1, 2))
+# posterior = joint / joint.sum((1, 2), keepdim=True)
+# gap = (path * (path / posterior).log()).sum((1, 2))
+# print(
+#     "bound + gap = log p(x_0), to 1e-12:",
+#     torch.allclose(bound + gap, log_likelihood, rtol=0, atol=1e-12),
+# )
+
+# %% [markdown]
+# ## Where people slip
+#
+# **"It is not negative, because it is zero when the two agree."** That does not follow: $\sin$ is zero at 0 as well. The gap is a divergence, and that divergences are never negative has [a proof](likelihood.ipynb).
+#
+# **Forgetting that the bound holds for each picture.** The encoder gets one $x$ and answers for that $x$. Averaging $q(z\mid x)$ over all pictures and comparing *that* with $p(z)$ is another quantity.
+#
+# **Reading a larger bound as a better model.** A bound can grow because the model got better, or because the gap got smaller. Only where the exact likelihood is known, as here, can the two be told apart.
+#
+# ## Exercises
+#
+# **1.** Put the exact posterior into the bound as encoder, for a model whose columns of $W$ are orthogonal. What is the gap?
+#
+# <details><summary>Solution</summary>
+#
+# With orthogonal columns $W^\top W$ is diagonal, so is $S$, and the encoder can be exactly $p(z\mid x)$. The gap is 0.
+#
+# </details>
+
+# %% tags=["active-ipynb", "hide-cell"]
+# # Solution 1
+# straight = LinearGaussianVAE(
+#     torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.0, 0.0]], dtype=torch.float64),
+#     torch.zeros(3, dtype=torch.float64),
+#     0.5,
+# )
+# x = straight.sample(4, generator)
+# mean, covariance = straight.posterior(x)
+# print(
+#     torch.allclose(
+#         straight.gap(x, mean, covariance.diag().expand(4, 2)),
+#         torch.zeros(4, dtype=torch.float64),
+#         atol=1e-12,
+#     )
+# )
+
+# %% [markdown]
+# **2.** Estimate $\log p(x)$ for the model with 32 hidden numbers by drawing $z$ from the exact posterior and averaging $p(x,z)/p(z\mid x)$. How many draws do you need?
+#
+# <details><summary>Solution</summary>
+#
+# One. The ratio is $p(x)$ for every $z$: that is Bayes' rule. The better the encoder, the fewer draws are needed.
+#
+# </details>
+
+# %% tags=["active-ipynb", "hide-cell"]
+# # Solution 2
+# weight = torch.randn(64, 32, dtype=torch.float64, generator=generator)
+# large = LinearGaussianVAE(weight, torch.zeros(64, dtype=torch.float64), 0.1)
+# x = large.sample(1, generator)[0]
+# mean, covariance = large.posterior(x)
+# posterior = torch.distributions.MultivariateNormal(mean, covariance)
+# z = posterior.sample()
+# log_joint = gaussian_log_prob(z, torch.zeros_like(z), torch.ones_like(z))
+# log_joint += gaussian_log_prob(x, large.decode(z), torch.full_like(x, 0.1))
+# print(torch.allclose(log_joint - posterior.log_prob(z), large.log_prob(x), rtol=1e-9))
+
+# %% [markdown]
+# **3.** How large is the gap that our trained encoder could not close? The best diagonal $q$ has the right mean and the variances $1/(S^{-1})_{kk}$.
+#
+# <details><summary>Solution</summary>
+#
+# Put these variances into the divergence of two normal distributions: with equal means it is $\tfrac12\bigl(\operatorname{tr}(S^{-1}V) - K - \log\det V + \log\det S\bigr)$. The trace is $K$ for this $V$, so what is left is half the difference of the log-determinants.
+#
+# </details>
+
+# %% tags=["active-ipynb", "hide-cell"]
+# # Solution 3
+# _, covariance = model.posterior(data)
+# best_var = 1 / torch.linalg.inv(covariance).diag()
+# smallest = 0.5 * (torch.logdet(covariance) - best_var.log().sum())
+# print(
+#     "the trained encoder has reached it within 0.01 nats:",
+#     bool((left - smallest).abs() < 0.01),
+# )
+
+# %% [markdown]
+# ## Summary
+#
+# With a hidden variable the likelihood is an integral that cannot be computed. Any encoder gives a lower bound, and the gap is the divergence between the encoder and the true posterior. Diffusion uses the same bound, with a chain of noisy pictures as hidden variable and a fixed encoder that adds noise.
+#
+# **The next question.** What exactly does this encoder do to a picture? See [the forward process](forward.ipynb).
