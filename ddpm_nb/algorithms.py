@@ -69,6 +69,14 @@ from ddpm_nb.posterior import posterior_mean
 #
 # **Line 6.** The loss falls fast and then hardly moves, because it has a floor above zero, while the samples keep getting better. "Converged" is judged by looking at samples, or by measuring them, and not by the loss alone.
 #
+# Written as an equation, one round of lines 2 to 5 with plain gradient descent and the learning rate $\eta$ is
+#
+# $$
+# \theta \leftarrow \theta - \eta\,\nabla_\theta\,\frac1B\sum_{i=1}^{B}\bigl\lVert\varepsilon_i-\varepsilon_\theta(x_{t_i},\,t_i)\bigr\rVert^2, \qquad x_{t_i} = \sqrt{\bar\alpha_{t_i}}\,x_{0,i}+\sqrt{1-\bar\alpha_{t_i}}\,\varepsilon_i ,
+# $$ (def-training-step)
+#
+# with $B$ pictures, each with its own $t_i$ and $\varepsilon_i$. (Adam, which we use, takes a cleverer step along the same gradient.)
+#
 # The loop below is a generator. It hands you a record after each step and waits; whatever else should happen in training, you write in *your* loop.
 
 # %%
@@ -382,38 +390,86 @@ def sample(
 # exact_50 = optimal_noise(ring, fifty)
 #
 #
-# def planted(mistake, seed=1):
+# def planted(mistake, table, model, seed=1):
 #     """Algorithm 2 written out once more, with one mistake planted in it."""
 #     generator = torch.Generator().manual_seed(seed)
 #     x = torch.randn(5000, 2, dtype=torch.float64, generator=generator)
-#     for t in range(50, 0, -1):
+#     for t in range(table.T, 0, -1):
 #         asked = max(t - 1, 1) if mistake == "t off by one" else t
-#         sigma = fifty.beta[t] if mistake == "root forgotten" else fifty.beta[t].sqrt()
+#         sigma = table.beta[t] if mistake == "root forgotten" else table.beta[t].sqrt()
 #         z = torch.randn(x.shape, dtype=torch.float64, generator=generator)
 #         if t == 1 and mistake != "noise at the last step":
 #             z = torch.zeros_like(z)
-#         x = denoising_mean(x, t, exact_50(x, asked), fifty) + sigma * z
+#         x = denoising_mean(x, t, model(x, asked), table) + sigma * z
 #     return x
 #
 #
-# correct = sample(
-#     exact_50,
-#     (5000, 2),
-#     fifty,
-#     generator=torch.Generator().manual_seed(1),
-#     dtype=torch.float64,
-# )
-# print(
-#     "correct, written twice, the same:",
-#     torch.allclose(correct, planted(None), atol=1e-9),
-# )
-# p = two_sample_p(correct, truth, ring)
-# assert p > 0.01
-# print("correct, 50 steps:      passes (p > 0.01)")
-# for mistake in ("root forgotten", "t off by one", "noise at the last step"):
-#     p = two_sample_p(planted(mistake), truth, ring)
-#     assert p < 0.001
-#     print(f"{mistake + ':':23} rejected (p < 0.001)")
+# same_noise = torch.Generator().manual_seed(1)
+# correct = sample(exact_50, (5000, 2), fifty, generator=same_noise, dtype=torch.float64)
+# by_hand = planted(None, fifty, exact_50)
+# print("correct, written twice, the same:", torch.allclose(correct, by_hand, atol=1e-9))
+# for mistake in (None, "root forgotten", "t off by one", "noise at the last step"):
+#     passes = []
+#     for table, model in ((fifty, exact_50), (schedule, exact)):
+#         p = two_sample_p(planted(mistake, table, model), truth, ring)
+#         passes.append("passes" if p > 0.01 else "rejected" if p < 0.001 else "doubtful")
+#     print(
+#         f"{mistake or 'no mistake':22} 50 steps: {passes[0]:8}  1,000 steps: {passes[1]}"
+#     )
+
+# %% [markdown]
+# Look at the second column. With 1,000 steps two of the three mistakes cannot be seen at all: each step is so small that asking about a neighbouring $t$, or adding the last step's noise, changes next to nothing. Such bugs live in public code for years. Whoever changes a sampler should test it with few steps.
+#
+# ### How many steps?
+#
+# Why not jump at once? The first thing that the network gives is $\hat x_0$, the whole picture. So try chains of 1, 2, 5, 20 and 1,000 steps, each with its own cosine schedule and its own exact network.
+
+# %% mystnb={"image": {"alt": "Five panels with 600 points each, for 1, 2, 5, 20 and 1,000 steps. One step puts all points into one small heap near the middle, where there are no data. Two and five steps give a smeared ring, 20 steps five blurred bumps, 1,000 steps five clear ones."}} tags=["active-ipynb"]
+# figure, axes = plt.subplots(1, 5, figsize=(7.4, 1.8), sharex=True, sharey=True)
+# for ax, T in zip(axes, (1, 2, 5, 20, 1000)):
+#     table = Schedule.cosine(T)
+#     x = sample(optimal_noise(ring, table), (600, 2), table, generator=generator)
+#     ax.plot(*x.T, ".", color=fig.BLUE, markersize=1.5)
+#     ax.set(title=f"T = {T}", aspect="equal", xticks=[], yticks=[])
+#     ax.set(xlim=(-3.2, 3.2), ylim=(-3.2, 3.2))
+#     if T == 1:
+#         centre = (ring.weights[:, None] * ring.means).sum(0)
+#         print(
+#             "one jump ends at the mean of the data:",
+#             bool((x.mean(0) - centre).norm() < 0.1),
+#         )
+# plt.show()
+
+# %% [markdown]
+# One jump gives the *mean* of all data, whatever the noise was: seen from pure noise, every data point is possible, and the best single answer is the average. Steps in between let each chain make up its mind.
+#
+# ### Large or small variance?
+#
+# With few steps the choice of $\sigma_t^2$ shows as well. Below is the width of the bumps in the samples, divided by the true width: 1.00 is right.
+
+# %% tags=["active-ipynb", "nbval-ignore-output"]
+# def width(x):
+#     bump = ring.log_joint(x).argmax(1)
+#     return float((x - ring.means[bump]).square().mean().sqrt() / 0.25)
+#
+#
+# widths = {}
+# print(f"true points:             {width(truth.double()):.2f}")
+# for variance in ("large", "small"):
+#     for table, model in ((fifty, exact_50), (schedule, exact)):
+#         x = sample(
+#             model,
+#             (5000, 2),
+#             table,
+#             variance=variance,
+#             generator=generator,
+#             dtype=torch.float64,
+#         )
+#         widths[variance, table.T] = width(x)
+#         print(f"{variance}, {table.T:4} steps:       {widths[variance, table.T]:.2f}")
+# assert abs(widths["large", 1000] - 1) < 0.03
+# assert abs(widths["small", 1000] - 1) < 0.03
+# assert widths["small", 50] < 0.97
 
 # %% [markdown]
 # ## A network that learns the same
@@ -517,6 +573,41 @@ def sample(
 # share = torch.bincount(ring.log_joint(learned_samples).argmax(1), minlength=5) / 5000
 # assert (share - ring.weights).abs().max() < 0.03
 # print("each bump's share of the samples is right within 0.03")
+
+# %% [markdown]
+# ### What the learned model is worth in nats
+#
+# Samples that look right are one thing; the bound gives a number. Its terms are [the sum](bound.ipynb) of a prior term, one divergence for each $t\ge 2$, and the reconstruction. All are divergences of normal distributions, or a log density, so they can be evaluated on fresh points, with one noise for each point and $t$. The result must lie below the true $\log p(x_0)$ of the same points. How far below?
+
+# %% tags=["active-ipynb", "nbval-ignore-output"]
+# from ddpm_nb.likelihood import gaussian_kl, gaussian_log_prob
+# from ddpm_nb.posterior import posterior_variance
+#
+# fresh = ring.sample(2000, generator).double()
+# ones = torch.ones(2, dtype=torch.float64)
+# last = schedule.alpha_bar[-1]
+# cost = gaussian_kl(last.sqrt() * fresh, (1 - last) * ones, 0 * ones, ones)  # prior
+# with torch.no_grad():
+#     for t in range(1, 1001):
+#         noise = torch.randn(fresh.shape, dtype=torch.float64, generator=generator)
+#         x_t = q_sample(fresh, t, noise, schedule)
+#         predicted = net(x_t.float(), torch.full((2000,), t)).double()
+#         mean, var = denoising_mean(x_t, t, predicted, schedule), schedule.beta[t] * ones
+#         if t == 1:
+#             cost -= gaussian_log_prob(fresh, mean, var)  # reconstruction
+#         else:
+#             true_mean = posterior_mean(fresh, x_t, t, schedule)
+#             cost += gaussian_kl(
+#                 true_mean, posterior_variance(t, schedule) * ones, mean, var
+#             )
+#
+# gap = ring.log_prob(fresh) + cost
+# error_bar = gap.std() / len(gap) ** 0.5
+# print(f"exact log p:  {ring.log_prob(fresh).mean():.3f} nats a point")
+# print(f"bound:        {-cost.mean():.3f}")
+# print(f"gap:          {gap.mean():.3f} +- {error_bar:.3f}")
+# assert gap.mean() > -4 * error_bar
+# assert gap.mean() < 1
 
 # %% [markdown]
 # ## Handwritten digits
@@ -684,6 +775,21 @@ def sample(
 # assert (kinds > 0).all()
 
 # %% [markdown]
+# What did clipping buy? Sample the same 64 noises once more without it.
+
+# %% tags=["active-ipynb", "nbval-ignore-output"]
+# free = sample(
+#     average, shape, digit_schedule, generator=torch.Generator().manual_seed(1)
+# )
+# print(
+#     f"sure about {judge.sure(digits):.0%} with clipping, {judge.sure(free):.0%} without"
+# )
+# print(
+#     f"largest pixel: {digits.abs().max():.2f} with clipping, {free.abs().max():.2f} without"
+# )
+# assert free.isfinite().all()
+
+# %% [markdown]
 # Or are they copies? A model that only recites its training set would satisfy the judge too. So measure, for each sample, the distance to the nearest training picture, and compare with the same distance for digits that were kept aside. Samples that are copies would lie much closer.
 
 # %% mystnb={"image": {"alt": "Two rows of eight digits. Each sample in the upper row stands above the training picture nearest to it. The pairs show the same digit in similar but visibly different handwriting."}} tags=["active-ipynb", "nbval-ignore-output"]
@@ -719,7 +825,7 @@ def sample(
 # %% [markdown]
 # ## Where people slip
 #
-# **"No $z$ when $t = 0$."** So the notes say of line 3, and in a loop that counts $t = T-1,\dots,0$ it is right. In the paper's count the last step is $t = 1$. Mix the two, `if t > 0` in a loop that ends at 1, and noise is added to the finished picture. At 50 steps the test above rejects it. At 1000 steps $\sigma_1$ is 0.01, about one grey level, and nobody notices:
+# **"No $z$ when $t = 0$."** So the notes say of line 3, and in a loop that counts $t = T-1,\dots,0$ it is right. In the paper's count the last step is $t = 1$. Mix the two, `if t > 0` in a loop that ends at 1, and noise is added to the finished picture. At 50 steps the test above rejects it; at 1,000 steps nobody notices. The sizes say why:
 
 # %% tags=["active-ipynb"]
 # for name, table in (("T = 1000, linear", schedule), ("T = 50, cosine", fifty)):
@@ -775,59 +881,34 @@ def sample(
 #
 # ## Exercises
 #
-# **1.** Jump from pure noise to $\hat x_0$ at once, instead of walking. What do you get, for the five bumps?
+# **1.** Line 4 and the way over $\hat x_0$ are the same when nothing is clipped. Check it on one step.
 #
 # <details><summary>Solution</summary>
 #
-# The best guess of the start, seen from pure noise, is the mean of all data, whatever the noise was. One jump gives one point, near the middle, where there are no data at all.
+# Compute $\hat x_0$ from the noise and put it into the mean of the step back; compare with `denoising_mean`. They agree to rounding, as [the loss](loss.ipynb) derived.
 #
 # </details>
 
 # %% tags=["active-ipynb", "hide-cell"]
 # # Solution 1
-# first = next(
-#     sample_steps(
-#         exact,
-#         (2000, 2),
-#         schedule,
-#         generator=torch.Generator().manual_seed(0),
-#         dtype=torch.float64,
-#     )
-# )
-# mean = (ring.weights[:, None] * ring.means).sum(0)
-# print(
-#     "distance of the jumps' centre from the data's mean below 0.03:",
-#     bool((first.x_0_hat.mean(0) - mean).norm() < 0.03),
-# )
-# print(
-#     "scatter of the jumps is below a tenth of the data's:",
-#     bool((first.x_0_hat.std(0) < 0.1 * truth.std(0)).all()),
-# )
+# x, t = torch.randn(5, 2, dtype=torch.float64, generator=generator), 300
+# noise = exact(x, t)
+# over_x_0 = posterior_mean(predict_x_0(x, t, noise, schedule), x, t, schedule)
+# print(torch.allclose(over_x_0, denoising_mean(x, t, noise, schedule), rtol=1e-9))
 
 # %% [markdown]
-# **2.** Sample with `variance="small"` and test the result. Does it pass with 1,000 steps? With 50?
+# **2.** Swap the order: take line 4, and clip the *mean* to $[-1, 1]$ instead of $\hat x_0$. Why is that wrong?
 #
 # <details><summary>Solution</summary>
 #
-# With 1,000 steps both variances pass. With 50 steps the small one does not: $\tilde\beta_t$ is exact for data that are a single point, and our bumps are wide; too little noise leaves them too narrow.
+# At large $t$ the points $x_{t-1}$ *should* spread beyond $[-1, 1]$: they are nearly standard normal, and 32 % of their coordinates lie outside. Only $\hat x_0$ is a picture that has to stay in range.
 #
 # </details>
 
 # %% tags=["active-ipynb", "hide-cell"]
 # # Solution 2
-# for name, table, model in (
-#     ("1,000 steps", schedule, exact),
-#     ("50 steps", fifty, exact_50),
-# ):
-#     x = sample(
-#         model,
-#         (5000, 2),
-#         table,
-#         variance="small",
-#         generator=torch.Generator().manual_seed(5),
-#         dtype=torch.float64,
-#     )
-#     print(name, "pass" if two_sample_p(x, truth, ring) > 0.01 else "fail")
+# outside = (torch.randn(100_000, generator=generator).abs() > 1).float().mean()
+# print(f"{outside:.2f} of the coordinates of x_T lie outside [-1, 1]")
 
 # %% [markdown]
 # **3.** The generator hands you $\hat x_0$ at every step. At which $t$ does the network know which bump a point will end in?

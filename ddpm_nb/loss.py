@@ -115,6 +115,89 @@ def denoising_mean(
 
 
 # %% [markdown]
+# ## The hinge: why $x_0$ may be given in training
+#
+# Something is odd here. The bound asks that the model's step back $p_\theta(x_{t-1}\mid x_t)$ be close to $q(x_{t-1}\mid x_t,x_0)$. But the second knows $x_0$, and the sampler never will. Is the model trained on a question that it can never be asked?
+#
+# What the sampler really needs is $q(x_{t-1}\mid x_t)$, the step back of *all* data together. Average the bound's divergence over the $x_0$ that are possible for a given $x_t$, for any density $p$ that does not know $x_0$:
+#
+# $$
+# \begin{aligned}
+# &\mathbb E_{q(x_0\mid x_t)}\,\mathrm{KL}\bigl(q(x_{t-1}\mid x_t,x_0)\,\|\,p\bigr) \\
+# &\quad= \mathbb E\left[\log\frac{q(x_{t-1}\mid x_t,x_0)}{p(x_{t-1})}\right] && \text{both expectations as one} \\
+# &\quad= \mathbb E\left[\log\frac{q(x_{t-1}\mid x_t)}{p(x_{t-1})}\right] + \mathbb E\left[\log\frac{q(x_{t-1}\mid x_t,x_0)}{q(x_{t-1}\mid x_t)}\right] && \text{times one, inside the log.}
+# \end{aligned}
+# $$
+#
+# The first term has no $x_0$ in it any more, and drawing $x_0$ and then $x_{t-1}$ is the same as drawing $x_{t-1}$ from $q(x_{t-1}\mid x_t)$. So it is a divergence. The second term has no $p$ in it: it is the **mutual information** of $x_0$ and $x_{t-1}$ for this $x_t$, the part of $x_{t-1}$ that only $x_0$ could tell. Hence
+#
+# $$
+# \mathbb E_{q(x_0\mid x_t)}\,\mathrm{KL}\bigl(q(x_{t-1}\mid x_t,x_0)\,\|\,p\bigr) = \mathrm{KL}\bigl(q(x_{t-1}\mid x_t)\,\|\,p\bigr) + I(x_0;\,x_{t-1}\mid x_t) .
+# $$ (eq-hinge)
+#
+# The two divergences differ by a constant, so **the same $p$ is best for both**. Training with $x_0$ in hand teaches the step back without it. Here are the two, as functions of the mean of $p$, for one $x_t$ between two bumps.
+
+# %% mystnb={"image": {"alt": "Two parabolas against the mean of p. The upper one is the divergence with x0 given, averaged over x0; the lower one is the divergence without x0. They have the same shape and their lowest points lie at the same mean, marked by a dotted vertical line."}} tags=["active-ipynb"]
+# import matplotlib.pyplot as plt
+#
+# from ddpm_nb import _figures as fig
+# from ddpm_nb.likelihood import GaussianMixture, gaussian_kl, gaussian_log_prob
+# from ddpm_nb.posterior import noised_mixture, posterior_mean
+#
+# fig.use_style()
+# coarse = Schedule(
+#     [0.5, 0.3, 0.4, 0.5]
+# )  # a few big steps, so that the constant can be seen
+# bumps = GaussianMixture(weights=[0.3, 0.7], means=[[-1.0], [1.0]], stds=[0.1, 0.1])
+# t, x_t = 2, torch.tensor([0.2], dtype=torch.float64)
+# grid = torch.linspace(-5, 5, 4001, dtype=torch.float64)[:, None]
+#
+#
+# def normalised(log_density):
+#     density = log_density.exp()
+#     return density / torch.trapezoid(density, grid[:, 0])
+#
+#
+# def normal(x, mean, var):
+#     return gaussian_log_prob(x, mean, var * torch.ones(1, dtype=torch.float64))
+#
+#
+# alpha_bar, var = coarse.alpha_bar[t], coarse.beta[t]
+# x_0_given = normalised(
+#     bumps.log_prob(grid) + normal(x_t, alpha_bar.sqrt() * grid, 1 - alpha_bar)
+# )
+# step = normal(x_t, coarse.alpha[t].sqrt() * grid, coarse.beta[t])
+# back = normalised(noised_mixture(bumps, t - 1, coarse).log_prob(grid) + step)
+# tilde_mean = posterior_mean(grid, x_t.expand_as(grid), t, coarse)
+# tilde_var = posterior_variance(t, coarse).expand(1)
+#
+# means = torch.linspace(-0.6, 1.6, 45, dtype=torch.float64)
+# with_x_0, without = [], []
+# for mean in means:
+#     each = gaussian_kl(tilde_mean, tilde_var, mean, var.expand(1))  # one for each x_0
+#     with_x_0.append(torch.trapezoid(x_0_given * each, grid[:, 0]))
+#     log_ratio = back.clamp(min=1e-300).log() - normal(grid, mean, var)
+#     without.append(torch.trapezoid(back * log_ratio, grid[:, 0]))
+# with_x_0, without = torch.stack(with_x_0), torch.stack(without)
+#
+# figure, ax = plt.subplots(figsize=(5.4, 2.8))
+# ax.plot(means, with_x_0, color=fig.BLUE)
+# ax.plot(means, without, color=fig.ORANGE)
+# ax.axvline(means[without.argmin()], color=fig.GREY, linestyle=":")
+# ax.set(xlabel="mean of p", ylabel="nats")
+# fig.label_line(
+#     ax, 1.25, with_x_0[-8] + 0.25, "$x_0$ given, averaged", fig.BLUE, ha="right"
+# )
+# fig.label_line(ax, 1.22, 0.95, "without $x_0$", fig.ORANGE)
+# plt.show()
+# difference = with_x_0 - without
+# print(
+#     "the curves differ by a constant, to 1e-6:",
+#     bool(difference.max() - difference.min() < 1e-6),
+# )
+# print("their lowest points agree:", bool(with_x_0.argmin() == without.argmin()))
+
+# %% [markdown]
 # ## The loss
 #
 # The network should make the mean of its step back equal to the mean of the true one. Both are line 4, once with the true noise and once with the predicted noise, so their difference is $\frac{\beta_t}{\sqrt{\alpha_t}\sqrt{1-\bar\alpha_t}}(\varepsilon_\theta-\varepsilon)$. The divergence of two normal distributions with the same variance $\sigma_t^2$ is the squared distance of their means over $2\sigma_t^2$:
@@ -221,11 +304,6 @@ def simple_loss(
 # What does dropping the weight do? Below is the weight for the paper's schedule. It falls steeply at small $t$: in the bound, the first steps, which concern the finest grain of a picture, count fifty times as much as those in the middle. $L_\text{simple}$ counts all $t$ alike. It thereby cares more for the larger features of a picture, and less for details that no eye can see.
 
 # %% mystnb={"image": {"alt": "The weight in the bound against t on a logarithmic scale. It starts at 0.5, falls steeply to a minimum of 0.005 near t = 350, and rises slowly again to 0.01 at t = 1000."}} tags=["active-ipynb"]
-# import matplotlib.pyplot as plt
-#
-# from ddpm_nb import _figures as fig
-#
-# fig.use_style()
 # schedule = Schedule.linear()
 # t = torch.arange(1, 1001)
 # weight = vlb_weight(t, schedule)
@@ -248,15 +326,24 @@ def simple_loss(
 #     print(f"weight at t = {at}: {weight[at - 1]:.4f}")
 
 # %% [markdown]
+# ## The best answer is a mean
+#
+# For one $x_t$, many $x_0$ are possible, and with them many $\varepsilon$. The network has to give *one* answer $c$. Which is best? Add and subtract the mean $\varepsilon^* = \mathbb E[\varepsilon\mid x_t]$ inside the square:
+#
+# $$
+# \mathbb E\bigl[\lVert\varepsilon-c\rVert^2\,\big|\,x_t\bigr]
+# = \lVert c-\varepsilon^*\rVert^2 + \mathbb E\bigl[\lVert\varepsilon-\varepsilon^*\rVert^2\,\big|\,x_t\bigr] .
+# $$ (eq-best-guess)
+#
+# The mixed term, $2(\varepsilon^*-c)\cdot\mathbb E[\varepsilon-\varepsilon^*\mid x_t]$, is zero because the mean of a deviation from the mean is zero. The second term does not depend on $c$. So the best answer is $c = \varepsilon^*(x_t,t)$, and no network can do better than the second term.
+#
 # ## The floor of the loss
 #
-# How low can the loss go? Not to zero. From $x_t$ nobody can tell for sure which noise is in it. The best network answers with the mean of what is possible, $\varepsilon^*(x_t,t)$, and the scatter around that mean stays. For a mixture this floor can be computed.
+# How low can the loss go, then? Not to zero: the second term stays, the scatter of the noise around its mean. For a mixture of bells this floor can be computed.
 
 # %% mystnb={"image": {"alt": "The smallest possible squared error per coordinate against t. It starts near 1 at t = 1, falls to 0.14 at t = 100, rises to a second, lower hill of 0.43 near t = 200, and then falls to zero."}} tags=["active-ipynb"]
-# from ddpm_nb.likelihood import GaussianMixture
 # from ddpm_nb.posterior import optimal_noise
 #
-# bumps = GaussianMixture(weights=[0.3, 0.7], means=[[-1.0], [1.0]], stds=[0.1, 0.1])
 # best = optimal_noise(bumps, schedule)
 # generator = torch.Generator().manual_seed(0)
 # x_0 = bumps.sample(20_000, generator)
@@ -286,6 +373,73 @@ def simple_loss(
 #
 # A training loss that stops falling is therefore no sign of failure. It has come near its floor.
 #
+# ## Which variance?
+#
+# The mean of the step back is settled. Its variance $\sigma_t^2$ was left open, between $\beta_t$ and $\tilde\beta_t$. The right one can be derived. The variance of $x_{t-1}$, when only $x_t$ is known, has two parts: the scatter that remains when $x_0$ is known as well, and the scatter of the mean $\tilde\mu_t$ because $x_0$ is *not* known (the law of total variance). The first is $\tilde\beta_t$. In the second, $x_0$ enters $\tilde\mu_t$ with the factor of Eq. [posterior mean](#eq-posterior-mean). For one coordinate, averaged over $x_t$:
+#
+# $$
+# \sigma_t^{*2} = \tilde\beta_t + \frac{\bar\alpha_{t-1}\,\beta_t^2}{(1-\bar\alpha_t)^2}\;\mathbb E\bigl[\operatorname{Var}(x_0\mid x_t)\bigr] .
+# $$ (eq-optimal-variance)
+#
+# Two cases are exact. If the data are **a single point**, nothing about $x_0$ is open, its variance is 0, and $\sigma_t^{*2} = \tilde\beta_t$. If the data are **normal with variance 1**, then $\operatorname{Var}(x_0\mid x_t) = 1-\bar\alpha_t$ (of the unit variance of $x_0$, the share $\bar\alpha_t$ is explained by $x_t$), and
+#
+# $$
+# \sigma_t^{*2} = \frac{(1-\bar\alpha_{t-1})\beta_t + \bar\alpha_{t-1}\beta_t^2}{1-\bar\alpha_t}
+# = \beta_t\,\frac{1-\bar\alpha_{t-1}(1-\beta_t)}{1-\bar\alpha_t} = \beta_t .
+# $$
+#
+# Real data lie between: their coordinates have about unit variance, but much of it is explained. So the paper's two choices are the two ends, and the difference between them is large only at small $t$.
+
+# %%
+def optimal_variance(
+    t: int | Tensor, schedule: Schedule, x_0_variance: float | Tensor
+) -> Tensor:
+    """Return the variance of one step back for a network that predicts the mean exactly.
+
+    Args:
+        t: an int, or int64 of any shape, in 1 ... T.
+        schedule: the noise schedule.
+        x_0_variance: E[Var(x_0 | x_t)] at these t, per coordinate; broadcasts with t.
+
+    Returns:
+        float64, sigma*_t^2: beta-tilde_t for a variance of 0, beta_t for 1 - alpha_bar_t.
+
+    Equation: eq-optimal-variance.
+    """
+    t = check_t(t, schedule)
+    alpha_bar, alpha_bar_prev = schedule.alpha_bar[t], schedule.alpha_bar[t - 1]
+    x_0_share = alpha_bar_prev.sqrt() * schedule.beta[t] / (1 - alpha_bar)
+    return posterior_variance(t, schedule) + x_0_share**2 * x_0_variance
+
+
+# %% [markdown]
+# For the two bumps, $\operatorname{Var}(x_0\mid x_t)$ follows from the floor of the loss: $\hat x_0$ is wrong by $\sqrt{1-\bar\alpha_t}/\sqrt{\bar\alpha_t}$ times the error of the noise. So the right variance can be drawn between the paper's two.
+
+# %% mystnb={"image": {"alt": "Variance of the step back divided by beta, against t on a logarithmic scale. The large choice is the constant 1. The small choice rises from 0 at t = 1 towards 1. The right variance for two bumps lies between them everywhere: near 1 at t = 1, then falling close to the small choice around t = 50, where all three are near 1."}} tags=["active-ipynb"]
+# many_t = torch.tensor([1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 50, 75, 100, 200, 400, 1000])
+# x_0 = bumps.sample(20_000, generator)
+# open_variance = []
+# for at in many_t.tolist():
+#     noise = torch.randn(x_0.shape, generator=generator)
+#     error = (
+#         (noise - best(q_sample(x_0, at, noise, schedule), at)).double().square().mean()
+#     )
+#     open_variance.append(error * (1 - schedule.alpha_bar[at]) / schedule.alpha_bar[at])
+# right = optimal_variance(many_t, schedule, torch.stack(open_variance))
+# small, large = (reverse_variance(many_t, schedule, name) for name in ("small", "large"))
+#
+# figure, ax = plt.subplots(figsize=(5.4, 2.6))
+# for variance, color in ((large, fig.GREY), (right, fig.ORANGE), (small, fig.BLUE)):
+#     ax.plot(many_t, variance / large, color=color)
+# ax.set(xscale="log", xlabel="t", ylabel=r"variance / $\beta_t$", ylim=(-0.05, 1.15))
+# fig.label_line(ax, 200, 1.08, r'"large", $\beta_t$', fig.GREY)
+# fig.label_line(ax, 3.2, 0.45, r'"small", $\tilde\beta_t$', fig.BLUE)
+# fig.label_line(ax, 1.0, 0.89, "right for two bumps", fig.ORANGE)
+# plt.show()
+# assert ((right > 0.99 * small) & (right < 1.01 * large)).all()
+# print("the right variance lies between the paper's two choices at every t, within 1 %")
+
+# %% [markdown]
 # ## Other things to predict
 #
 # The noise is one way to say what the network knows; there are others, and each is a change of units. The **score** is the slope of $\log q(x_t \mid x_0)$ in $x_t$, and it is the noise with a factor:

@@ -200,6 +200,7 @@ def test_every_step_is_that_of_diffusers(
         assert torch.allclose(step.x, x, rtol=0, atol=1e-10), f"t = {t + 1}"
 
 
+@pytest.mark.equation("eq-sampling-step")
 def test_sampler_visits_every_time_once_and_calls_the_network_quietly() -> None:
     net = Recorder()
     net.train()
@@ -225,6 +226,7 @@ def test_modes_come_back_even_when_the_network_fails() -> None:
     assert torch.is_grad_enabled()
 
 
+@pytest.mark.equation("eq-sampling-step")
 def test_no_noise_at_the_last_step() -> None:
     """The last step must not depend on the generator: two runs that differ only there agree."""
     schedule = Schedule([0.2])
@@ -283,6 +285,7 @@ def endless(x: Tensor) -> Iterator[Tensor]:
         yield x
 
 
+@pytest.mark.equation("def-training-step")
 def test_training_finds_the_constant_noise_of_a_single_point() -> None:
     """At T = 1 and x_0 = 0 the noise is x_1 / sqrt(beta): one weight, known in advance."""
     torch.manual_seed(0)
@@ -310,6 +313,7 @@ def test_training_finds_the_constant_noise_of_a_single_point() -> None:
     assert losses[-1] < 1e-5 < losses[0]
 
 
+@pytest.mark.equation("def-training-step")
 def test_a_training_step_is_one_gradient_step_and_counts_from_one() -> None:
     """Line 5 by hand, with plain gradient descent: the new weight is the old one minus lr times the slope."""
     torch.manual_seed(0)
@@ -334,6 +338,7 @@ def test_a_training_step_is_one_gradient_step_and_counts_from_one() -> None:
     )  # zeroed in between, not added up
 
 
+@pytest.mark.equation("def-training-step")
 def test_training_stops_when_the_batches_end_or_the_reader_leaves() -> None:
     net = Recorder()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
@@ -351,6 +356,7 @@ def test_training_stops_when_the_batches_end_or_the_reader_leaves() -> None:
     assert len(pulled) == 4  # nothing is drawn that is not used
 
 
+@pytest.mark.equation("def-training-step")
 def test_minibatches_show_every_picture_once_a_round() -> None:
     x = torch.arange(12)
     batches = list(islice(minibatches(x, 4, generator()), 6))

@@ -2,18 +2,28 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
-from reference import alpha_bar, bayes_on_a_grid, linear_beta, log_normal_pdf
+from reference import (
+    alpha_bar,
+    bayes_on_a_grid,
+    integrate,
+    linear_beta,
+    log_normal_pdf,
+    moments,
+    normal_pdf,
+)
 from scipy.stats import chisquare
 from torch import Tensor
 
 from ddpm_nb.forward import Schedule, q_sample
-from ddpm_nb.likelihood import GaussianMixture
+from ddpm_nb.likelihood import GaussianMixture, gaussian_kl
 from ddpm_nb.loss import (
     denoising_mean,
     noise_to_score,
     noise_to_v,
+    optimal_variance,
     predict_x_0,
     reverse_variance,
     simple_loss,
@@ -200,6 +210,93 @@ def test_v_and_noise_say_the_same() -> None:
         .sum(1)
     )
     assert torch.allclose(v_to_noise(x_t, t, v, LINEAR), noise, atol=1e-12)
+
+
+BUMPS = GaussianMixture([0.3, 0.7], [[-1.0], [1.2]], [0.2, 0.5])
+COARSE = Schedule([0.3, 0.5, 0.4])
+GRID = np.linspace(-7, 7, 2801)
+
+
+def by_quadrature(t: int, x_t: float) -> tuple[np.ndarray, np.ndarray]:
+    """Densities on GRID of x_0 given x_t, and of x_{t-1} given x_t: sums over a grid, no algebra of ours."""
+    beta = [0.0, 0.3, 0.5, 0.4]
+    bar = np.cumprod(1 - np.array(beta))
+    data = 0.3 * normal_pdf(GRID, -1.0, 0.04) + 0.7 * normal_pdf(GRID, 1.2, 0.25)
+    x_0 = data * normal_pdf(x_t, bar[t] ** 0.5 * GRID, 1 - bar[t])
+    before = data
+    if t > 1:
+        jump = normal_pdf(GRID[None], bar[t - 1] ** 0.5 * GRID[:, None], 1 - bar[t - 1])
+        before = np.trapezoid(data[:, None] * jump, GRID, axis=0)
+    back = before * normal_pdf(x_t, (1 - beta[t]) ** 0.5 * GRID, beta[t])
+    return x_0 / integrate(x_0, GRID), back / integrate(back, GRID)
+
+
+@pytest.mark.equation("eq-hinge")
+@pytest.mark.parametrize("x_t", [-0.8, 0.2])
+def test_knowing_x_0_costs_a_constant(x_t: float) -> None:
+    """The divergence with x_0 given, from the code's own posterior, against both sides' terms on a grid."""
+    t = 2
+    x_0_density, back = by_quadrature(t, x_t)
+    x_0 = torch.tensor(GRID)[:, None]
+    mean = posterior_mean(x_0, torch.full_like(x_0, x_t), t, COARSE)
+    var = posterior_variance(t, COARSE).expand(1)
+
+    def averaged(to_mean: float, to_var: float) -> float:
+        target = torch.tensor([to_mean], dtype=F64), torch.tensor([to_var], dtype=F64)
+        return integrate(x_0_density * gaussian_kl(mean, var, *target).numpy(), GRID)
+
+    given = normal_pdf(GRID[None], mean.numpy(), var.numpy())  # (x_0, x_{t-1})
+    log_ratio = np.log(np.maximum(given, 1e-300)) - np.log(np.maximum(back, 1e-300))
+    information = integrate(
+        x_0_density * np.trapezoid(given * log_ratio, GRID, axis=1), GRID
+    )
+    assert information > 0.1
+    for to_mean, to_var in ((0.0, 0.5), (0.7, 0.3), (-1.0, 1.0)):
+        log_p = log_normal_pdf(GRID, to_mean, to_var)
+        divergence = integrate(back * (np.log(np.maximum(back, 1e-300)) - log_p), GRID)
+        assert averaged(to_mean, to_var) == pytest.approx(
+            divergence + information, rel=1e-6
+        )
+
+
+@pytest.mark.equation("eq-best-guess")
+@pytest.mark.parametrize("answer", [-1.0, 0.0, 0.4])
+def test_the_best_answer_is_the_conditional_mean(answer: float) -> None:
+    """The expected squared error of a constant answer at one x_t, by quadrature over x_0."""
+    t, x_t, bar = 2, 0.2, 0.35
+    x_0_density, _ = by_quadrature(t, x_t)
+    noise = (x_t - bar**0.5 * GRID) / (1 - bar) ** 0.5
+    best = optimal_noise(BUMPS, COARSE)(torch.tensor([[x_t]], dtype=F64), t).item()
+    error = integrate(x_0_density * (noise - answer) ** 2, GRID)
+    floor = integrate(x_0_density * (noise - best) ** 2, GRID)
+    assert error == pytest.approx((answer - best) ** 2 + floor, rel=1e-7)
+
+
+@pytest.mark.equation("eq-optimal-variance")
+@pytest.mark.parametrize("t", [1, 2, 3])
+def test_optimal_variance_is_the_mean_variance_of_the_true_step_back(t: int) -> None:
+    """Average both variances over x_t; the one of x_{t-1} comes from the grid alone."""
+    bar = [1.0, 0.7, 0.35, 0.21][t]
+    points = np.linspace(-5, 5, 201)
+    marginal = 0.3 * normal_pdf(
+        points, -(bar**0.5), bar * 0.04 + 1 - bar
+    ) + 0.7 * normal_pdf(points, 1.2 * bar**0.5, bar * 0.25 + 1 - bar)
+    densities = [by_quadrature(t, x_t) for x_t in points]
+    x_0_variance, back_variance = (
+        integrate(marginal * [moments(pair[i], GRID)[1] for pair in densities], points)
+        for i in (0, 1)
+    )
+    got = optimal_variance(t, COARSE, x_0_variance)
+    assert got.item() == pytest.approx(back_variance, rel=1e-4)
+
+
+@pytest.mark.equation("eq-optimal-variance")
+def test_optimal_variance_is_exact_at_both_ends() -> None:
+    t = torch.arange(1, 1001)
+    point = optimal_variance(t, LINEAR, 0.0)
+    normal = optimal_variance(t, LINEAR, 1 - LINEAR.alpha_bar[t])
+    assert torch.allclose(point, posterior_variance(t, LINEAR), rtol=1e-12)
+    assert torch.allclose(normal, LINEAR.beta[t], rtol=1e-10)
 
 
 def test_reverse_variance_offers_the_paper_s_two_choices() -> None:
