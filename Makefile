@@ -48,6 +48,7 @@ test: setup ## every check: the site, the tests, every chapter run and compared 
 
 sync: setup ## bring the two views of each chapter together (book/x.ipynb and ddpm_nb/x.py)
 	@$(PY) -m tools.sync $(if $(FROM),--from $(FROM))
+	@$(PY) -m tools.index
 
 execute: setup ## run all chapters (or CHAPTERS="forward loss") and store their outputs and models
 	@$(PY) -m tools.sync
@@ -66,6 +67,7 @@ serve: ## show the built site at http://localhost:8000
 check: setup ## the fast checks: pairs, lint, types, spelling, links, alt text
 	$(START)
 	@$(PY) -m tools.sync --check
+	@$(PY) -m tools.index --check
 	@$(PY) -m ruff check --quiet
 	@$(PY) -m ruff format --check --quiet || { echo "make check: run .venv/bin/ruff format, then make sync"; exit 1; }
 	@$(PY) -m mypy --strict

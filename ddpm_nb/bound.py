@@ -96,9 +96,9 @@ from torch import Tensor
 # |---|---|---|
 # | $L_T$ | prior | what $x_T$ still tells about $x_0$. No $\theta$ in it: a good schedule makes it almost nothing |
 # | $L_{t-1}$, $t = 2,\dots,T$ | steps | how far the model's step back is from the true one *that knows $x_0$* |
-# | $L_0$ | reconstruction | how well $x_0$ itself is told from $x_1$ |
+# | $L_0$ | reconstruction | how well $x_0$ is drawn when $x_1$ is given |
 #
-# The notes call the middle term the divergence between "forward $q(x_t\mid x_{t-1})$ and backward $p_\theta(x_t\mid x_{t-1})$". Their formula is right and the sentence is not: both distributions in it walk *back*, from $x_t$ to $x_{t-1}$. The notes keep only this term. The minus sign, $L_T$ and $L_0$ belong to the bound as well.
+# The student's notes, which [this book follows](bibliography.md), call the middle term the divergence between "forward $q(x_t\mid x_{t-1})$ and backward $p_\theta(x_t\mid x_{t-1})$". Their formula is right and the sentence is not: both distributions in it walk *back*, from $x_t$ to $x_{t-1}$. The notes keep only this term. The minus sign, $L_T$ and $L_0$ belong to the bound as well.
 #
 # ## Checked by counting
 #
@@ -145,7 +145,7 @@ def chain_bound(
     Equation: eq-bound. Paper: equation 5.
     """
     states = len(prior)
-    if len(forward) != len(reverse) or not forward:
+    if len(forward) != len(reverse) or len(forward) == 0:
         raise ValueError(
             "forward, reverse: expected one table a step in both, got "
             f"{len(forward)} and {len(reverse)}"
@@ -179,7 +179,7 @@ def chain_bound(
 
 def _sums_to_one(table: Tensor) -> bool:
     total = table.sum(-1)
-    return bool(torch.allclose(total, torch.ones_like(total), atol=1e-6))
+    return bool(torch.allclose(total, torch.ones_like(total), rtol=0, atol=1e-6))
 
 # %% [markdown]
 # Take four states, five steps, and tables drawn at random. On the left, count *all* paths and use the definition, Eq. [start](#eq-bound-start). On the right, the three terms.
@@ -223,7 +223,15 @@ def _sums_to_one(table: Tensor) -> bool:
 # %% [markdown]
 # ## What a good model pays
 #
-# For a chain of a few states the *best* step back can be computed too: it is $q(x_{t-1}\mid x_t)$, averaged over the data. Let the forward process be a walk on a ring of twelve states that with some probability jumps anywhere; let the data sit on three neighbours. Here is what the best model pays, in bits, averaged over the data.
+# For a chain of a few states the *best* step back can be computed too. It is
+#
+# $$
+# q(x_{t-1}\mid x_t) = \sum_{x_0} q(x_0\mid x_t)\,q(x_{t-1}\mid x_t, x_0) ,
+# $$
+#
+# the steps that know $x_0$, averaged over the starts that $x_t$ leaves possible. Why is it the best? Averaged over the data, $L_{t-1}$ is $-\mathbb E\log p_\theta(x_{t-1}\mid x_t)$ plus something without $\theta$, and by Eq. [KL is not negative](#eq-kl-nonnegative) nothing makes that smaller than $q(x_{t-1}\mid x_t)$ itself.
+#
+# Let the forward process be a walk on a ring of twelve states that jumps anywhere with probability 0.3, and otherwise stays or goes to a neighbour. Let the data sit on three neighbouring states. Here is what the best model pays, in bits, averaged over the data.
 
 # %% mystnb={"image": {"alt": "Bars with the cost in bits of each term for a chain of 12 steps. The reconstruction, at the left, costs most; the steps cost less and less as t grows; the prior term, at the right, is too small to be seen."}} tags=["active-ipynb"]
 # import matplotlib.pyplot as plt
@@ -274,7 +282,7 @@ def _sums_to_one(table: Tensor) -> bool:
 # assert sum(costs) > entropy
 
 # %% [markdown]
-# The sum lies above the entropy of the data, and no model can go below that. Most of the cost sits at the small $t$, where the details are decided. The prior term is almost nothing: after twelve steps the chain has forgotten where it began.
+# No model can go below the entropy of the data: averaged over the data, $L$ is at least the mean of $-\log p_\theta(x_0)$, and that is the entropy plus a divergence, by Eq. [likelihood and KL](#eq-likelihood-kl). The best model comes very close to it. Most of the cost sits at the small $t$, where the details are decided. The prior term is almost nothing: after twelve steps the chain has forgotten where it began.
 #
 # ## One random $t$ is enough
 #
@@ -284,9 +292,9 @@ def _sums_to_one(table: Tensor) -> bool:
 # \mathbb E_{t\sim\text{Uniform}\{2,\dots,T\}}\bigl[(T-1)\,L_{t-1}\bigr] = \sum_{t=2}^{T} L_{t-1} .
 # $$ (eq-one-random-t)
 #
-# That is the definition of a mean, read backwards. A gradient step with the single term therefore points in the right direction *on average*, at a fraction of the cost. The price is scatter: terms differ in size, and a step follows only one of them. A batch with a different $t$ for each picture averages much of it away. This is line 3 of Algorithm 1.
+# That is the definition of a mean, read backwards. A gradient step with the single term therefore points in the right direction *on average*, at a fraction of the cost. The price is scatter: terms differ in size, and a step follows only one of them. A batch with a different $t$ for each picture averages much of it away. Line 3 of Algorithm 1 does the same, with $t$ from $1$ to $T$: there $L_0$ is the term $t = 1$, and the constant factor, which moves no minimum, is dropped.
 
-# %% mystnb={"image": {"alt": "Histograms of the estimated sum of all steps, from one random t and from a batch of 128 of them. Both are centred at the dashed line of the true sum; the histogram for one t is spread over the whole range, that for 128 is a narrow peak."}} tags=["active-ipynb"]
+# %% mystnb={"image": {"alt": "Histograms of the estimated sum of all steps, from one random t and from a batch of 128 of them. From one random t: a few separate grey bars, the tallest at 0, the farthest near 2 bits. From the mean over 128 random t: one narrow blue hill around the dashed line of the true sum, 0.25 bits."}} tags=["active-ipynb"]
 # terms = torch.tensor(costs[1:-1])
 # true_sum = terms.sum()
 # one = len(terms) * terms[torch.randint(len(terms), (20_000,), generator=generator)]
@@ -311,7 +319,7 @@ def _sums_to_one(table: Tensor) -> bool:
 # %% [markdown]
 # ## Where people slip
 #
-# **Turning all steps round.** The trick with Bayes' rule is for $t\ge 2$. At $t = 1$ it would bring in $q(x_0\mid x_1,x_0)$, which is no distribution but a certainty. Public derivations that start the sum at 1 count $L_0$ twice, or lose it.
+# **Turning all steps round.** The trick with Bayes' rule is for $t\ge 2$. At $t = 1$ it would bring in $q(x_0\mid x_1,x_0)$, a certainty: for continuous pictures it has no density whose logarithm one could take. On a few states it is simply 1, and the divergence for $t = 1$ is then $-\log p_\theta(x_0\mid x_1)$, that is, $L_0$ itself. So a sum that starts at 1 and also carries an $L_0$ counts it twice.
 #
 # **Leaving out $x_0$.** Without $x_0$ in the condition, Bayes' rule reads $q(x_t\mid x_{t-1}) = q(x_{t-1}\mid x_t)\,q(x_t)/q(x_{t-1})$. That is true as well, but $q(x_{t-1}\mid x_t)$ needs the distribution of all data, which nobody knows. With $x_0$ given, everything is known: see [the posterior](posterior.ipynb).
 #
@@ -342,7 +350,7 @@ def _sums_to_one(table: Tensor) -> bool:
 #
 # <details><summary>Solution</summary>
 #
-# Each further step mixes the states, and a step that leaves $p(x_T)$ as it is can only bring $q(x_T\mid x_0)$ closer to it.
+# Let two chains take the same step, one from $q(x_T\mid x_0)$, one from $p(x_T)$. The divergence of the pairs $(x_T, x_{T+1})$ is that of $x_T$, since the step is the same. Split the other way round, it is the divergence of $x_{T+1}$ plus a mean divergence of the steps back, which is not negative. So the divergence of $x_{T+1}$ is not larger. On the ring the uniform $p$ stays uniform, so this is the prior term of the longer chain; the cell shows that it falls strictly.
 #
 # </details>
 

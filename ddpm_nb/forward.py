@@ -31,6 +31,7 @@ entries, and entry 0 means "no noise yet", so the code reads like the equations.
 
 import copy
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -67,15 +68,15 @@ from torch import Tensor
 # %% [markdown]
 # ## The schedule: how much noise, and when
 #
-# The numbers $\beta_1, \dots, \beta_T$ are chosen by hand before training. The notes that this book follows compare them with a learning rate. That helps in one way: both are small numbers, set in advance, that say how big a step is. It fails in another: a learning rate changes how fast a network learns, while the $\beta_t$ change *what it has to learn*.
+# The numbers $\beta_1, \dots, \beta_T$ are chosen by hand before training. The student's notes that [this book follows](bibliography.md) compare them with a learning rate. That helps in one way: both are small numbers, set in advance, that say how big a step is. It fails in another: a learning rate changes how fast a network learns, while the $\beta_t$ change *what it has to learn*.
 #
-# Two products of them appear everywhere:
+# Two numbers made from them appear everywhere:
 #
 # $$
 # \alpha_t = 1-\beta_t, \qquad \bar\alpha_t = \prod_{s=1}^{t} \alpha_s, \qquad \bar\alpha_0 = 1 .
 # $$ (def-alpha-bar)
 #
-# Read $\bar\alpha_t$ as "how much of the picture is left at time $t$". It starts at 1 and falls at every step.
+# Read $\bar\alpha_t$ as "how much of the picture's power is left at time $t$"; the picture itself is multiplied by $\sqrt{\bar\alpha_t}$. It starts at 1 and falls at every step.
 #
 # **The linear schedule** is the paper's. The $\beta_t$ lie on a straight line from $\beta_1 = 0.0001$ to $\beta_T = 0.02$, with $T = 1000$:
 #
@@ -90,7 +91,7 @@ from torch import Tensor
 # \beta_t = \min\!\left(1-\frac{f(t)}{f(t-1)},\ 0.999\right), \qquad s = 0.008 .
 # $$ (def-cosine)
 #
-# Up to the cap this gives $\bar\alpha_t = f(t)/f(0)$, because the product telescopes. The cap is needed at the very end: $f(T) = 0$, so without it $\beta_T$ would be 1, and the last step would wipe out what is left in one blow. The small offset $s$ keeps the first $\beta_t$ from being too tiny.
+# Up to the cap this gives $\bar\alpha_t = f(t)/f(0)$, because the product telescopes. The cap is needed at the very end only. There $f(T) = 0$, so without it $\beta_T = 1$ and $\alpha_T = 0$, and the step back, which divides by $\sqrt{\alpha_T}$, would divide by zero. The small offset $s$ keeps the first $\beta_t$ from being too tiny.
 #
 # In the code a schedule is three tables. They hold $T+1$ numbers, and number 0 stands for "no noise yet": $\beta_0 = 0$ and $\bar\alpha_0 = 1$. So `alpha_bar[t]` *is* $\bar\alpha_t$, and nobody has to remember an off-by-one.
 
@@ -145,7 +146,9 @@ class Schedule:
 
     @classmethod
     def linear(cls, T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> Self:
-        """Return the paper's schedule: beta rises on a line from beta_1 to beta_T.
+        """Return the paper's schedule: beta goes on a line from beta_1 to beta_T.
+
+        With T = 1 the only step has beta_1.
 
         Raises:
             ValueError: if T is not a positive integer, or a beta lies outside (0, 1).
@@ -192,9 +195,9 @@ class Schedule:
 
 
 def _positive(T: int) -> int:
-    if not isinstance(T, int) or isinstance(T, bool) or T < 1:
+    if isinstance(T, bool) or not hasattr(T, "__index__") or T < 1:
         raise ValueError(f"T: expected a positive integer, got {T!r}")
-    return T
+    return operator.index(T)  # numpy's integers are welcome
 
 
 # %% [markdown]
@@ -209,12 +212,17 @@ def check_t(t: int | Tensor, schedule: Schedule, lowest: int = 1) -> int | Tenso
 
     Raises:
         TypeError: if t is neither an int nor an int64 tensor.
-        ValueError: if t leaves its range.
+        ValueError: if t leaves its range, or is on an accelerator and the schedule is not.
     """
     if isinstance(t, Tensor):
         if t.dtype != torch.int64:
             raise TypeError(
                 f"t: expected an int or an int64 tensor, got a tensor of {t.dtype}"
+            )
+        if t.device.type != "cpu" and t.device != schedule.beta.device:
+            raise ValueError(
+                f"schedule: expected its tables on {t.device}, where t is, got "
+                f"{schedule.beta.device}; use schedule.to(...)"
             )
         if t.device.type != "cpu" or t.numel() == 0:
             return t
@@ -239,8 +247,13 @@ def per_picture(value: Tensor, x: Tensor) -> Tensor:
     dtype and on x's device.
 
     Raises:
+        TypeError: if x does not hold floating-point numbers.
         ValueError: if the number of values is neither one for all nor one a picture.
     """
+    if not x.is_floating_point():
+        raise TypeError(
+            f"x: expected floating-point numbers, got {x.dtype}; scale pictures to [-1, 1]"
+        )
     if value.dim() == 0:
         return value.to(x)
     if value.shape != x.shape[:1]:
@@ -249,6 +262,14 @@ def per_picture(value: Tensor, x: Tensor) -> Tensor:
             f"got shape {tuple(value.shape)}"
         )
     return value.to(x).reshape(-1, *[1] * (x.dim() - 1))
+
+
+def _check_noise(noise: Tensor, x: Tensor) -> None:
+    # Broadcasting would give a whole batch the same noise without a word.
+    if noise.shape != x.shape:
+        raise ValueError(
+            f"noise: expected the shape of the points, {tuple(x.shape)}, got {tuple(noise.shape)}"
+        )
 
 
 # %% [markdown]
@@ -269,8 +290,12 @@ def q_step(
     Returns:
         (B, ...) x_t.
 
+    Raises:
+        ValueError: if the noise has not the shape of the points, or t leaves its range.
+
     Equation: def-step. Paper: equation 2.
     """
+    _check_noise(noise, x_prev)
     beta = schedule.beta[check_t(t, schedule)]
     return (
         per_picture((1 - beta).sqrt(), x_prev) * x_prev
@@ -281,7 +306,7 @@ def q_step(
 # %% [markdown]
 # Here are both schedules, and what they do to a picture's share $\bar\alpha_t$.
 
-# %% mystnb={"image": {"alt": "Two panels against t from 0 to 1000. Left: beta. The linear schedule is a straight line up to 0.02; the cosine schedule stays below it for most of the time and shoots up at the end. Right: alpha-bar. The linear schedule has lost nearly everything by t = 600; the cosine schedule falls gently from 1 to 0 over the whole range."}} tags=["active-ipynb"]
+# %% mystnb={"image": {"alt": "Two panels against t from 0 to 1000. Left: beta. The linear schedule is a straight line up to 0.02; the cosine schedule stays below it for most of the time and then shoots up and leaves the picture at the top. Right: alpha-bar. The linear schedule has lost nearly everything by t = 600; the cosine schedule falls gently from 1 to 0 over the whole range."}} tags=["active-ipynb"]
 # import matplotlib.pyplot as plt
 #
 # from ddpm_nb import _figures as fig
@@ -375,7 +400,7 @@ def q_step(
 # \alpha_t(1-\bar\alpha_{t-1}) + \beta_t = \alpha_t - \bar\alpha_t + 1 - \alpha_t = 1-\bar\alpha_t .
 # $$
 #
-# That is the formula for $t$. $\blacksquare$
+# Call it $\sqrt{1-\bar\alpha_t}\,\varepsilon$. It is made of $w_1,\dots,w_t$ only, so it is independent of $x_0$. That is the formula for $t$. $\blacksquare$
 
 # %%
 def q_sample(x_0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) -> Tensor:
@@ -390,8 +415,12 @@ def q_sample(x_0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) ->
     Returns:
         (B, ...) x_t.
 
+    Raises:
+        ValueError: if the noise has not the shape of the points, or t leaves its range.
+
     Equation: eq-forward. Paper: equation 4.
     """
+    _check_noise(noise, x_0)
     alpha_bar = schedule.alpha_bar[check_t(t, schedule, lowest=0)]
     return (
         per_picture(alpha_bar.sqrt(), x_0) * x_0
@@ -426,11 +455,12 @@ def q_sample(x_0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) ->
 # jump = q_sample(x_0, 500, noise, linear)
 #
 # print("walk and jump meet, to 12 digits:", torch.allclose(x, jump, rtol=0, atol=1e-12))
-# last = share[-1] / share.sum()
-# print(f"share of the last step's noise in the total at t = 500: {last:.1%}")
+# for t in (1, 2, 100, 500):
+#     last = linear.beta[t] / (1 - linear.alpha_bar[t])
+#     print(f"share of the last step in the total noise at t = {t}: {last:.1%}")
 
 # %% [markdown]
-# At $t = 500$ the last step holds only about one hundredth of the total noise. Remember this when we walk back: the network will predict the *total* noise, and each step back removes only a small share of it.
+# The share of the last step is $\beta_t/(1-\bar\alpha_t)$: at $t = 500$ only about one hundredth. Remember this when we walk back: the network will predict the *total* noise, and a step back removes only a small share of it, except for the last few.
 #
 # ## Jump = walk, seen
 #
@@ -468,7 +498,7 @@ def q_sample(x_0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) ->
 #     mean, variance = alpha_bar.sqrt() * 0.4, alpha_bar * (0.84 + 0.01) + 1 - alpha_bar
 #     error_bar = (variance / 20_000).sqrt()
 #     assert (seen[t].mean() - mean).abs() < 4 * error_bar
-#     assert (seen[t].var() / variance - 1).abs() < 4 * (2 / 20_000) ** 0.5 * 1.2
+#     assert (seen[t].var() / variance - 1).abs() < 4 * (2 / 20_000) ** 0.5
 # print("mean and variance of the walkers agree with the jump, within four error bars")
 
 # %% [markdown]
@@ -518,9 +548,9 @@ def q_sample(x_0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) ->
 #     print(f"{name}:  alpha_bar_T = {schedule.alpha_bar[-1]:.1e}")
 
 # %% [markdown]
-# With $T = 100$ more than a third of the signal's power is still there at the end. A sampler that starts from pure noise then starts from a place where the forward process never arrives. When you change $T$, scale the $\beta_t$ by $1000/T$, or use the cosine schedule, which is defined through $t/T$.
+# With $T = 100$ more than a third of the signal's power is still there at the end. A sampler that starts from pure noise then starts from a place where the forward process never arrives. When you change $T$, scale the $\beta_t$ by $1000/T$ (for $T$ above 20; below, $\beta_T$ would reach 1), or use the cosine schedule, which is defined through $t/T$.
 
-# %% mystnb={"image": {"alt": "Two panels. Left: log signal-to-noise ratio against t over T for three schedules. Linear with 1000 steps falls from about 9 to minus 10; cosine falls in a long even slope and dives at the end; linear with 100 steps stops near minus 0.6, far above the other two. Right: a digit noised at t over T = 0.1, 0.3, 0.5, 0.7 and 1, for each schedule; with linear T = 100 the digit is still readable at the end."}} tags=["active-ipynb"]
+# %% mystnb={"image": {"alt": "Two panels. Left: log signal-to-noise ratio against t over T for three schedules. Linear with 1000 steps falls from about 9 to minus 10; cosine falls in a long even slope and dives at the end, below the edge of the picture; linear with 100 steps stops near minus 0.6, far above the other two. Right: a digit noised at t over T = 0.1, 0.3, 0.5, 0.7 and 1, for each schedule; with linear T = 100 the digit is still readable at the end."}} tags=["active-ipynb"]
 # figure = plt.figure(figsize=(7.4, 2.9))
 # left, right = figure.subfigures(1, 2, width_ratios=(1, 1.15))
 # ax = left.subplots()
@@ -554,7 +584,7 @@ def q_sample(x_0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) ->
 # plt.show()
 
 # %% [markdown]
-# Linear and cosine both arrive. They differ on the way: the linear schedule spends its last third on pictures in which nothing is left to see, while the cosine schedule spreads the loss of detail over the whole range. On small pictures this matters, and that is why this book uses the cosine schedule for its 8×8 digits.
+# Linear and cosine both arrive. They differ on the way: the linear schedule spends its last third on pictures in which nothing is left to see, while the cosine schedule spreads the loss of detail over the whole range. Nichol and Dhariwal found that this matters most for small pictures; this book follows them with its 8×8 digits.
 #
 # ## Where people slip
 #
@@ -606,7 +636,7 @@ def q_sample(x_0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) ->
 # )
 
 # %% [markdown]
-# **Tables in low precision.** Half precision cannot tell $\bar\alpha_1 = 0.9999$ from 1. Then $1-\bar\alpha_1 = 0$: the first step adds no noise at all, and a formula that divides by it breaks down. In single precision, the difference is off in the fourth digit. So the tables of this book are float64, and so are the factors made from them.
+# **Tables in low precision.** Half precision cannot tell $\bar\alpha_1 = 0.9999$ from 1. Then $1-\bar\alpha_1 = 0$: the first step adds no noise at all, and a formula that divides by it breaks down. In single precision it comes out 0.02 % too large. So the tables of this book are float64, and so are the factors made from them.
 
 # %% tags=["active-ipynb"]
 # for dtype in (torch.float16, torch.float32, torch.float64):
@@ -621,7 +651,7 @@ def q_sample(x_0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) ->
 #
 # <details><summary>Solution</summary>
 #
-# $\bar\alpha_t = (1-\beta)^t < 0.01$ means $t > \ln 0.01 / \ln(1-\beta)$. For $\beta = 0.01$ the first such $t$ is 459.
+# $\bar\alpha_t = (1-\beta)^t < 0.01$ means $t > \ln 0.01 / \ln(1-\beta)$ (dividing by $\ln(1-\beta)$, which is negative, turns the inequality round). For $\beta = 0.01$ the first such $t$ is 459.
 #
 # </details>
 
@@ -638,7 +668,9 @@ def q_sample(x_0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) ->
 #
 # Everything between $s$ and $t$ is again a forward process, with the product $\alpha_{s+1}\cdots\alpha_t = \bar\alpha_t/\bar\alpha_s$ in the place of $\bar\alpha_t$:
 #
-# $$x_t = \sqrt{\bar\alpha_t/\bar\alpha_s}\;x_s + \sqrt{1-\bar\alpha_t/\bar\alpha_s}\;\varepsilon .$$
+# $$x_t = \sqrt{\bar\alpha_t/\bar\alpha_s}\;x_s + \sqrt{1-\bar\alpha_t/\bar\alpha_s}\;\varepsilon' ,$$
+#
+# where $\varepsilon'$ is the noise of the steps $s+1,\dots,t$ alone.
 #
 # Two jumps: the mean factor is $\sqrt{\bar\alpha_t/\bar\alpha_s}\,\sqrt{\bar\alpha_s} = \sqrt{\bar\alpha_t}$, and the variance is $(\bar\alpha_t/\bar\alpha_s)(1-\bar\alpha_s) + 1 - \bar\alpha_t/\bar\alpha_s = 1-\bar\alpha_t$.
 #
@@ -658,7 +690,7 @@ def q_sample(x_0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) ->
 #
 # <details><summary>Solution</summary>
 #
-# $\bar\alpha_T$ falls as $\beta_T$ grows, so bisection finds it. It comes out close to, and a little below, the rule of thumb: large $\beta$ take away more than small ones, $\ln(1-\beta) < -\beta$, but $\beta_1$ was not scaled.
+# $\bar\alpha_T$ falls as $\beta_T$ grows, so bisection finds it. Two effects pull in opposite directions. One $\beta$ of 0.1 takes away more than ten of 0.01, because $\ln(1-\beta) < -\beta$ and the difference grows like $\beta^2/2$: a smaller $\beta_T$ is enough. But $\beta_1$ was not scaled, which asks for a larger one. The first effect wins.
 #
 # </details>
 

@@ -71,7 +71,7 @@ def gaussian_log_prob(x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
 # p(x) = \sum_{k=1}^{K} \pi_k\, \mathcal N\bigl(x;\ \mu_k, s_k^2 I\bigr), \qquad \sum_k \pi_k = 1 .
 # $$ (def-mixture)
 #
-# The book uses mixtures as data whose answers are known: the density at every noise level, the best possible denoiser, the smallest possible loss. A network can be measured against them.
+# ($I$ is the identity matrix: the same variance $s_k^2$ in every coordinate, no correlation.) The book uses mixtures as data whose answers are known: the density at every noise level, the best possible denoiser, the smallest possible loss. A network can be measured against them.
 
 # %%
 @dataclass(frozen=True, eq=False, init=False)
@@ -87,7 +87,8 @@ class GaussianMixture:
 
     Raises:
         ValueError: if the shapes do not fit, a weight or a standard deviation is not
-            positive, or the weights do not sum to 1 within 1e-6.
+            positive and finite, a mean is not finite, or the weights do not sum to 1
+            within 1e-6.
 
     Equation: def-mixture.
     """
@@ -118,8 +119,10 @@ class GaussianMixture:
             raise ValueError(
                 f"weights: expected positive numbers that sum to 1, got {weights}"
             )
-        if not (stds > 0).all():
+        if not ((stds > 0) & stds.isfinite()).all():
             raise ValueError(f"stds: expected positive numbers, got {stds}")
+        if not means.isfinite().all():
+            raise ValueError(f"means: expected finite numbers, got {means}")
         object.__setattr__(self, "weights", weights)
         object.__setattr__(self, "means", means)
         object.__setattr__(self, "stds", stds)
@@ -159,7 +162,7 @@ class GaussianMixture:
 # %% [markdown]
 # ## From "make the data likely" to a divergence
 #
-# Data $x^1, \dots, x^m$ are drawn independently from $P_\text{data}$. **Maximum likelihood** picks the parameter under which this very sample is as likely as possible. Follow what that means, line by line:
+# Data $x^1, \dots, x^m$ (the upper index counts, it is no power) are drawn independently from $P_\text{data}$; from the forward process on we write $q(x_0)$ for it. **Maximum likelihood** picks the parameters $\theta$, later the weights of a network, under which this very sample is as likely as possible. With $\arg\max_\theta$ for the $\theta$ at which the maximum stands, follow what that means, line by line:
 #
 # $$
 # \begin{aligned}
@@ -171,7 +174,7 @@ class GaussianMixture:
 # \end{aligned}
 # $$
 #
-# Only the fourth line is not exact: a training set is a finite sample and not the true distribution. The average over $m$ points misses the expectation by about $1/\sqrt m$.
+# Only the fourth line is not exact: a training set is a finite sample and not the true distribution. For a fixed $\theta$ the average over $m$ points misses the expectation by about $\sigma/\sqrt m$, where $\sigma$ is the standard deviation of $\log p_\theta(x)$ for one point. (That the *place* of the maximum follows needs a little more: the average has to be close for all $\theta$ at once.)
 #
 # Now subtract something that has no $\theta$ in it, $\int P_\text{data}\log P_\text{data}$. That moves the height of the curve but not the place of its top, and it completes a well-known quantity, the **Kullback–Leibler divergence**
 #
@@ -179,7 +182,9 @@ class GaussianMixture:
 # \mathrm{KL}(P \,\|\, Q) = \int P(x)\,\log\frac{P(x)}{Q(x)}\,dx .
 # $$ (def-kl)
 #
-# With the entropy $H(P) = -\int P\log P$, the sum of the steps is
+# For a finite number of outcomes, such as a coin, the integral is a sum. Where $P(x) = 0$ the term counts as 0; where $P(x) > 0$ and $Q(x) = 0$ the divergence is infinite. With the natural logarithm it is measured in *nats*; divide by $\log 2$ and it is in *bits*.
+#
+# With the entropy $H(P) = -\int P\log P$, and with $\int P\log p_\theta - \int P\log P = \int P\log\frac{p_\theta}{P} = -\mathrm{KL}(P\,\|\,p_\theta)$ for $P = P_\text{data}$,
 #
 # $$
 # \mathbb E_{x\sim P_\text{data}}\bigl[\log p_\theta(x)\bigr] = -\mathrm{KL}(P_\text{data}\,\|\,p_\theta) - H(P_\text{data}) .
@@ -195,13 +200,13 @@ class GaussianMixture:
 # \mathrm{KL}(P\,\|\,Q) \ge 0, \quad\text{and}\quad \mathrm{KL}(P\,\|\,Q) = 0 \text{ only for } P = Q .
 # $$ (eq-kl-nonnegative)
 #
-# **Proof.** The logarithm lies below its tangent at 1: $\log u \le u - 1$, with equality only at $u = 1$. Use it for $u = Q(x)/P(x)$, wherever $P(x) > 0$:
+# **Proof.** The logarithm lies below its tangent at 1: $\log u \le u - 1$, with equality only at $u = 1$. (The difference $\log u-(u-1)$ has the slope $1/u-1$: it rises up to $u=1$, is 0 there, and falls after it.) Use it for $u = Q(x)/P(x)$, wherever $P(x) > 0$:
 #
 # $$
 # -\mathrm{KL}(P\,\|\,Q) = \int P\,\log\frac{Q}{P}\,dx \;\le\; \int P\left(\frac{Q}{P}-1\right)dx = \int_{P>0} Q\,dx - 1 \;\le\; 0 .
 # $$
 #
-# Equality needs $Q = P$ wherever $P > 0$. $\blacksquare$ To say "it is zero when the two are the same" is true, but proves nothing about its sign.
+# Equality in the first place needs $Q = P$ wherever $P > 0$; then $Q$ has no mass left for anywhere else, so $P = Q$ (up to sets of probability zero, which no integral can see). $\blacksquare$ To say "it is zero when the two are the same" is true, but proves nothing about its sign.
 #
 # ## Two normal distributions
 #
@@ -212,7 +217,17 @@ class GaussianMixture:
 # = \frac12\sum_{i=1}^{D}\left[\frac{\sigma_{1,i}^2}{\sigma_{2,i}^2} + \frac{(\mu_{1,i}-\mu_{2,i})^2}{\sigma_{2,i}^2} - 1 - \log\frac{\sigma_{1,i}^2}{\sigma_{2,i}^2}\right].
 # $$ (eq-gaussian-kl)
 #
-# It needs one line. Take the expectation of $\log\mathcal N(x;\mu_1,\sigma_1^2) - \log\mathcal N(x;\mu_2,\sigma_2^2)$ under the first distribution, where $\mathbb E(x-\mu_1)^2 = \sigma_1^2$ and $\mathbb E(x-\mu_2)^2 = \sigma_1^2 + (\mu_1-\mu_2)^2$: the mean of the squares, split into variance and squared mean.
+# For one coordinate, with $x$ drawn from the first distribution:
+#
+# $$
+# \begin{aligned}
+# \mathrm{KL} &= \mathbb E\bigl[\log\mathcal N(x;\mu_1,\sigma_1^2) - \log\mathcal N(x;\mu_2,\sigma_2^2)\bigr] && \text{definition} \\
+# &= \frac12\,\mathbb E\left[\frac{(x-\mu_2)^2}{\sigma_2^2} - \frac{(x-\mu_1)^2}{\sigma_1^2} + \log\frac{\sigma_2^2}{\sigma_1^2}\right] && \text{the densities; } 2\pi \text{ cancels} \\
+# &= \frac12\left[\frac{\sigma_1^2+(\mu_1-\mu_2)^2}{\sigma_2^2} - 1 - \log\frac{\sigma_1^2}{\sigma_2^2}\right] && \text{the two means of squares.}
+# \end{aligned}
+# $$
+#
+# The last step uses $\mathbb E(x-\mu_1)^2 = \sigma_1^2$ and $\mathbb E(x-\mu_2)^2 = \sigma_1^2+(\mu_1-\mu_2)^2$, since $x-\mu_2 = (x-\mu_1)+(\mu_1-\mu_2)$ and the mixed term has mean 0. With several independent coordinates the logarithms add, and so do the divergences.
 
 # %%
 def gaussian_kl(mean_1: Tensor, var_1: Tensor, mean_2: Tensor, var_2: Tensor) -> Tensor:
@@ -237,9 +252,9 @@ def gaussian_kl(mean_1: Tensor, var_1: Tensor, mean_2: Tensor, var_2: Tensor) ->
 #
 # The divergence is not symmetric. Fit *one* bell to data with two far-apart bumps, once by making $\mathrm{KL}(P_\text{data}\|p_\theta)$ small, which is maximum likelihood, and once the other way round.
 #
-# Under the integral of $\mathrm{KL}(P\|Q)$ stands $P\log(P/Q)$: where $P$ has mass and $Q$ has next to none, the price is enormous. Maximum likelihood therefore *covers* every bump, at the cost of putting mass between them, where there is no data. The reverse divergence charges $Q$ for mass where $P$ has none: it *seeks* one bump and ignores the other.
+# Under the integral of $\mathrm{KL}(P\|Q)$ stands $P\log(P/Q)$: where $P$ has mass and $Q$ has next to none, the price is enormous. Maximum likelihood therefore *covers* every bump, at the cost of putting mass between them, where there is no data. The reverse divergence charges the bell for mass where the data have none: the bell that makes it small *seeks* one bump and ignores the other.
 
-# %% mystnb={"image": {"alt": "Data density with a small bump at minus 2 and a large one at plus 2. The bell fitted by maximum likelihood is wide and flat and covers both bumps, with most of its mass in the empty middle. The bell fitted with the divergence reversed sits tightly on the large bump."}} tags=["active-ipynb"]
+# %% mystnb={"image": {"alt": "Data density with a small bump at minus 2 and a large one at plus 2. The bell fitted by maximum likelihood is wide and flat, covers both bumps, and has its top between them, where there is next to no data. The bell fitted with the divergence reversed sits tightly on the large bump."}} tags=["active-ipynb"]
 # import matplotlib.pyplot as plt
 #
 # from ddpm_nb import _figures as fig
@@ -290,11 +305,11 @@ def gaussian_kl(mean_1: Tensor, var_1: Tensor, mean_2: Tensor, var_2: Tensor) ->
 # print(f"KL(bell || data): mean {seek[0]:.2f}, std {seek[1]:.2f}")
 
 # %% [markdown]
-# The covering bell has the mean and the variance of the data: $0.7\cdot 2 - 0.3\cdot 2 = 0.8$ and $0.25 + 4 - 0.64 = 3.61 = 1.9^2$. For one bell, maximum likelihood is moment matching.
+# The covering bell has the mean and the variance of the data: $0.7\cdot 2 - 0.3\cdot 2 = 0.8$ and $0.25 + 4 - 0.64 = 3.61 = 1.9^2$. For one bell, maximum likelihood is moment matching: the mean of $\log\mathcal N(x;\mu,\sigma^2)$ over the data is $-\tfrac12\bigl[\log 2\pi\sigma^2 + (\operatorname{Var}[x]+(\mathbb E[x]-\mu)^2)/\sigma^2\bigr]$, and setting its derivatives to zero gives $\mu = \mathbb E[x]$ and $\sigma^2 = \operatorname{Var}[x]$.
 #
 # ## The average finds its expectation like $1/\sqrt m$
 #
-# The derivation replaced an average over $m$ points by an expectation. How good is that? Average $\log p$ over $m$ points, 400 times for each $m$, and look at how much the averages scatter.
+# The derivation replaced an average over $m$ points by an expectation. How good is that? Average $\log p$ over $m$ points, 400 times for each $m$, and look at the standard deviation of these averages, their scatter.
 
 # %% mystnb={"image": {"alt": "Log-log plot of the scatter of the average log-likelihood against the number of points m from 10 to 10,000. The measured dots lie on a straight line that falls as one over the square root of m."}} tags=["active-ipynb"]
 # generator = torch.Generator().manual_seed(0)
@@ -322,9 +337,9 @@ def gaussian_kl(mean_1: Tensor, var_1: Tensor, mean_2: Tensor, var_2: Tensor) ->
 # %% [markdown]
 # ## Where people slip
 #
-# **"Find the largest $\theta$."** The notes say it in passing; what is meant is the $\theta$ *for which the likelihood is largest*. And $p_\theta(x)$ is a density, not a probability: for continuous $x$ it can exceed 1, and the probability of any single picture is zero.
+# **"Find the largest $\theta$."** The student's notes, which [this book follows](bibliography.md), say it in passing; what is meant is the $\theta$ *for which the likelihood is largest*. And $p_\theta(x)$ is a density, not a probability: for continuous $x$ it can exceed 1, and the probability of any single picture is zero.
 #
-# **Plausible is not typical.** A high density does not mean that samples look like this. In $D$ dimensions the density of $\mathcal N(0, I)$ is highest at the origin, yet no sample ever comes near it: the squared length of a sample is a sum of $D$ squares, about $D$.
+# **Plausible is not typical.** A high density does not mean that samples look like this. In $D$ dimensions the density of $\mathcal N(0, I)$ is highest at the origin, yet for large $D$ practically no sample comes near it: the squared length of a sample is a sum of $D$ squares, about $D$.
 
 # %% tags=["active-ipynb"]
 # D = 3072  # as many coordinates as a CIFAR-10 picture

@@ -41,7 +41,7 @@ Variance = Literal["large", "small"]
 # %% [markdown]
 # ## Noise and picture: each gives the other
 #
-# The jump ties three things together: $x_0$, $\varepsilon$ and $x_t$. The network sees $x_t$. If it guesses the noise, it has guessed the picture too. Solve the jump for $x_0$:
+# The jump ties three things together: $x_0$, $\varepsilon$ and $x_t$. The network sees $x_t$. If it guesses the noise, it has guessed the picture too. Write $\hat\varepsilon$ for a guess of the noise, and $\hat x_0$ for the picture that goes with it; the network's guess is $\varepsilon_\theta(x_t,t)$. Solve the jump for $x_0$:
 #
 # $$
 # \hat x_0 = \frac{x_t-\sqrt{1-\bar\alpha_t}\;\hat\varepsilon}{\sqrt{\bar\alpha_t}} .
@@ -83,7 +83,7 @@ def predict_x_0(
     Returns:
         (B, ...) x_0-hat, not clipped.
 
-    Equation: eq-predict-x0. Paper: section 3.2, below equation 15.
+    Equation: eq-predict-x0. Paper: equation 15.
     """
     alpha_bar = schedule.alpha_bar[check_t(t, schedule)]
     return (x_t - per_picture((1 - alpha_bar).sqrt(), noise) * noise) / per_picture(
@@ -119,7 +119,7 @@ def denoising_mean(
 #
 # Something is odd here. The bound asks that the model's step back $p_\theta(x_{t-1}\mid x_t)$ be close to $q(x_{t-1}\mid x_t,x_0)$. But the second knows $x_0$, and the sampler never will. Is the model trained on a question that it can never be asked?
 #
-# What the sampler really needs is $q(x_{t-1}\mid x_t)$, the step back of *all* data together. Average the bound's divergence over the $x_0$ that are possible for a given $x_t$, for any density $p$ that does not know $x_0$:
+# What the sampler really needs is $q(x_{t-1}\mid x_t)$, the step back of *all* data together. Take $t\ge 2$, and average the bound's divergence over the $x_0$ that are possible for a given $x_t$, for any density $p$ that does not know $x_0$. (Drawing $x_0$ and then $x_t$, or $x_t$ and then $x_0$, gives the same pairs, so the bound may be averaged in this order.)
 #
 # $$
 # \begin{aligned}
@@ -200,13 +200,15 @@ def denoising_mean(
 # %% [markdown]
 # ## The loss
 #
-# The network should make the mean of its step back equal to the mean of the true one. Both are line 4, once with the true noise and once with the predicted noise, so their difference is $\frac{\beta_t}{\sqrt{\alpha_t}\sqrt{1-\bar\alpha_t}}(\varepsilon_\theta-\varepsilon)$. The divergence of two normal distributions with the same variance $\sigma_t^2$ is the squared distance of their means over $2\sigma_t^2$:
+# The bound has one divergence for each $t \ge 2$, Eq. [bound](#eq-bound): of the true step back $\mathcal N(\tilde\mu_t, \tilde\beta_t I)$ from the model's, $p_\theta(x_{t-1}\mid x_t) = \mathcal N(\mu_\theta, \sigma_t^2 I)$, where $\sigma_t^2$ is a number that we choose. By Eq. [divergence of two normals](#eq-gaussian-kl) it is $\lVert\tilde\mu_t-\mu_\theta\rVert^2/(2\sigma_t^2)$ plus a number that has only the two variances in it and no $\theta$. Both means are line 4, once with the true noise and once with the predicted one, so their difference is $\frac{\beta_t}{\sqrt{\alpha_t}\sqrt{1-\bar\alpha_t}}(\varepsilon_\theta-\varepsilon)$. The part with $\theta$ is
 #
 # $$
 # \frac{\lVert\tilde\mu_t-\mu_\theta\rVert^2}{2\sigma_t^2} = \frac{\beta_t^2}{2\sigma_t^2\,\alpha_t\,(1-\bar\alpha_t)}\;\lVert\varepsilon-\varepsilon_\theta(x_t,t)\rVert^2 .
 # $$ (eq-vlb-weight)
 #
-# The paper then *drops the factor in front*. What is left is the simple loss: draw a picture, a time and a noise, and ask for the noise back.
+# At $t = 1$ the bound has $-\log p_\theta(x_0\mid x_1)$ instead. With $\sigma_1^2 = \beta_1$ it has the same part with $\theta$, because $\tilde\mu_1 = x_0$.
+#
+# The paper then *drops the factor in front*. May one do that? For each $t$ the best answer is the same, whatever positive number stands in front, as the section after next shows. A perfect network wins under both losses. The weight only decides at which $t$ an imperfect one takes more care. What is left is the simple loss: draw a picture, a time and a noise, and ask for the noise back.
 #
 # $$
 # L_\text{simple}(\theta) = \mathbb E_{x_0,\ t,\ \varepsilon}\Bigl[\bigl\lVert\varepsilon-\varepsilon_\theta\bigl(\sqrt{\bar\alpha_t}\,x_0+\sqrt{1-\bar\alpha_t}\,\varepsilon,\ t\bigr)\bigr\rVert^2\Bigr], \qquad t\sim\text{Uniform}\{1,\dots,T\} .
@@ -214,7 +216,7 @@ def denoising_mean(
 #
 # The code takes the *mean* over all numbers of a batch where the formula has a sum over the coordinates of a picture. That divides the loss by a constant, so its minimum stays where it is, and a loss can be compared between picture sizes: a network that always answers 0 scores about 1.
 #
-# What variance $\sigma_t^2$ should the step back have? The paper uses two, and both work: $\beta_t$ ("large") and $\tilde\beta_t$ ("small"). Neither is learned.
+# What variance $\sigma_t^2$ should the step back have? The paper uses $\beta_t$ ("large") and $\tilde\beta_t$ ("small"). Neither is learned; a section below says for which data each is right.
 
 # %%
 def reverse_variance(t: int | Tensor, schedule: Schedule, variance: Variance) -> Tensor:
@@ -260,6 +262,23 @@ def vlb_weight(
     )
 
 
+def ask(model: Model, x_t: Tensor, t: Tensor) -> Tensor:
+    """Return the model's answer at x_t, and refuse one of another shape.
+
+    Broadcasting would otherwise make a wrong loss or sample without a word.
+
+    Raises:
+        ValueError: if the answer does not have the shape of x_t.
+    """
+    noise = model(x_t, t)
+    if noise.shape != x_t.shape:
+        raise ValueError(
+            f"model: expected an answer of shape {tuple(x_t.shape)}, "
+            f"got {tuple(noise.shape)}"
+        )
+    return noise
+
+
 def simple_loss(
     model: Model,
     x_0: Tensor,
@@ -281,27 +300,26 @@ def simple_loss(
         () the mean over pictures and coordinates.
 
     Raises:
+        TypeError: if x_0 is no floating-point tensor.
         ValueError: if the model's answer does not have the shape of its input.
 
     Equation: def-simple-loss. Paper: equation 14.
     """
+    if not isinstance(x_0, Tensor) or not x_0.is_floating_point():
+        came = x_0.dtype if isinstance(x_0, Tensor) else type(x_0).__name__
+        raise TypeError(f"x_0: expected a floating-point tensor, got {came}")
     source = generator.device if generator is not None else x_0.device
     t = torch.randint(
         1, schedule.T + 1, x_0.shape[:1], generator=generator, device=source
     )
     noise = torch.randn(x_0.shape, dtype=x_0.dtype, generator=generator, device=source)
     t, noise = t.to(x_0.device), noise.to(x_0.device)
-    predicted = model(q_sample(x_0, t, noise, schedule), t)
-    if predicted.shape != noise.shape:
-        raise ValueError(
-            f"model: expected an answer of shape {tuple(noise.shape)}, "
-            f"got {tuple(predicted.shape)}"
-        )
+    predicted = ask(model, q_sample(x_0, t, noise, schedule), t)
     return (noise - predicted).square().mean()
 
 
 # %% [markdown]
-# What does dropping the weight do? Below is the weight for the paper's schedule. It falls steeply at small $t$: in the bound, the first steps, which concern the finest grain of a picture, count fifty times as much as those in the middle. $L_\text{simple}$ counts all $t$ alike. It thereby cares more for the larger features of a picture, and less for details that no eye can see.
+# What does dropping the weight do? Below is the weight for the paper's schedule. It falls steeply at small $t$: in the bound, the first steps, which concern the finest grain of a picture, count many times as much as those in the middle (the numbers stand below the picture). $L_\text{simple}$ counts all $t$ alike. It thereby cares more for the large features of a picture, and less for the finest grain.
 
 # %% mystnb={"image": {"alt": "The weight in the bound against t on a logarithmic scale. It starts at 0.5, falls steeply to a minimum of 0.005 near t = 350, and rises slowly again to 0.01 at t = 1000."}} tags=["active-ipynb"]
 # schedule = Schedule.linear()
@@ -322,7 +340,7 @@ def simple_loss(
 # )
 # ax.set(xlabel="t", ylabel="weight of the squared error")
 # plt.show()
-# for at in (2, lowest, 1000):
+# for at in (1, 2, 10, lowest, 1000):
 #     print(f"weight at t = {at}: {weight[at - 1]:.4f}")
 
 # %% [markdown]
@@ -369,13 +387,13 @@ def simple_loss(
 # )
 
 # %% [markdown]
-# At $t = 1$ there is hardly any noise in $x_1$, far less than the data's own spread, and it cannot be told from the data: the loss there is about 1, whatever the network does. Then the noise outgrows the width of a bump, and becomes easy to see. The second hill, near $t = 200$, is a doubt of another kind: the two bumps flow into each other, and it is open which of them a point came from. At large $t$ nearly all of $x_t$ is noise, and nothing is easier than to say so.
+# At $t = 1$ there is hardly any noise in $x_1$, far less than the data's own spread, and it cannot be told from the data: the loss there is about 1 even for the best network. Then the noise outgrows the width of a bump, and becomes easy to see. The second hill, near $t = 200$, is a doubt of another kind: the two bumps flow into each other, and it is open which of them a point came from. At large $t$ nearly all of $x_t$ is noise, and nothing is easier than to say so.
 #
-# A training loss that stops falling is therefore no sign of failure. It has come near its floor.
+# A training loss that stops falling above zero is therefore no sign of failure by itself: it may have come near its floor.
 #
 # ## Which variance?
 #
-# The mean of the step back is settled. Its variance $\sigma_t^2$ was left open, between $\beta_t$ and $\tilde\beta_t$. The right one can be derived. The variance of $x_{t-1}$, when only $x_t$ is known, has two parts: the scatter that remains when $x_0$ is known as well, and the scatter of the mean $\tilde\mu_t$ because $x_0$ is *not* known (the law of total variance). The first is $\tilde\beta_t$. In the second, $x_0$ enters $\tilde\mu_t$ with the factor of Eq. [posterior mean](#eq-posterior-mean). For one coordinate, averaged over $x_t$:
+# The mean of the step back is settled. Its variance $\sigma_t^2$ was left open, between $\beta_t$ and $\tilde\beta_t$. Which number is best? With the mean right, the divergence from the true step back costs $\tfrac12(V/\sigma_t^2+\log\sigma_t^2)$ and constants, per coordinate, where $V$ is the true variance of $x_{t-1}$ given $x_t$, averaged over $x_t$. Its slope in $\sigma_t^2$ is zero at $\sigma_t^2 = V$. To find $V$, write $m = \mathbb E[x_{t-1}\mid x_t]$ and split $x_{t-1}-m = (x_{t-1}-\tilde\mu_t)+(\tilde\mu_t-m)$. The mixed term of the square has mean zero, as in Eq. [best guess](#eq-best-guess). So $V$ has two parts: the scatter that remains when $x_0$ is known as well, and the scatter of the mean $\tilde\mu_t$ because $x_0$ is *not* known. The first is $\tilde\beta_t$. In the second, $x_0$ enters $\tilde\mu_t$ with the factor of Eq. [posterior mean](#eq-posterior-mean). For one coordinate, averaged over $x_t$:
 #
 # $$
 # \sigma_t^{*2} = \tilde\beta_t + \frac{\bar\alpha_{t-1}\,\beta_t^2}{(1-\bar\alpha_t)^2}\;\mathbb E\bigl[\operatorname{Var}(x_0\mid x_t)\bigr] .
@@ -388,7 +406,7 @@ def simple_loss(
 # = \beta_t\,\frac{1-\bar\alpha_{t-1}(1-\beta_t)}{1-\bar\alpha_t} = \beta_t .
 # $$
 #
-# Real data lie between: their coordinates have about unit variance, but much of it is explained. So the paper's two choices are the two ends, and the difference between them is large only at small $t$.
+# Data whose coordinates have variance at most 1, as all pixels in $[-1,1]$ have, lie between. Even the best straight-line guess of $x_0$ from $x_t$ then misses it by at most $1-\bar\alpha_t$ on average. So the paper's two choices are the two ends, and they differ much only at small $t$.
 
 # %%
 def optimal_variance(
@@ -442,19 +460,21 @@ def optimal_variance(
 # %% [markdown]
 # ## Other things to predict
 #
-# The noise is one way to say what the network knows; there are others, and each is a change of units. The **score** is the slope of $\log q(x_t \mid x_0)$ in $x_t$, and it is the noise with a factor:
+# The noise is one way to say what the network knows; there are others, and each is a change of units. The **score** of a density is the slope of its logarithm. By the jump, $\log q(x_t\mid x_0) = -\lVert x_t-\sqrt{\bar\alpha_t}x_0\rVert^2/\bigl(2(1-\bar\alpha_t)\bigr)$ plus a constant, so its slope in $x_t$ is $-(x_t-\sqrt{\bar\alpha_t}x_0)/(1-\bar\alpha_t)$, and $x_t-\sqrt{\bar\alpha_t}x_0 = \sqrt{1-\bar\alpha_t}\,\varepsilon$:
 #
 # $$
 # s = -\frac{\varepsilon}{\sqrt{1-\bar\alpha_t}} .
 # $$ (eq-score)
 #
-# Taking the mean over what $x_0$ may be, the best noise gives the slope of $\log q(x_t)$ itself. The **velocity** (Salimans and Ho, 2022) is noise and picture turned by an angle:
+# Averaged over the $x_0$ that are possible given $x_t$, this is the slope of $\log q(x_t)$: $\nabla\log q(x_t) = \int \frac{q(x_0)\,\nabla q(x_t\mid x_0)}{q(x_t)}\,dx_0 = \mathbb E\bigl[\nabla\log q(x_t\mid x_0)\,\big|\,x_t\bigr]$. So $\varepsilon^*$ in the place of $\varepsilon$ gives the score of the noisy data.
+#
+# The **velocity** (Salimans and Ho, 2022) is noise and picture turned by an angle:
 #
 # $$
 # v = \sqrt{\bar\alpha_t}\;\varepsilon - \sqrt{1-\bar\alpha_t}\;x_0 .
 # $$ (def-v)
 #
-# Together with $x_t = \sqrt{\bar\alpha_t}\,x_0+\sqrt{1-\bar\alpha_t}\,\varepsilon$ it is a rotation of $(x_0,\varepsilon)$, and a rotation is undone by turning back:
+# Since $\bar\alpha_t+(1-\bar\alpha_t) = 1$, there is an angle $\varphi$ with $\cos\varphi = \sqrt{\bar\alpha_t}$ and $\sin\varphi = \sqrt{1-\bar\alpha_t}$. Then $x_t = \cos\varphi\,x_0+\sin\varphi\,\varepsilon$ and $v = \cos\varphi\,\varepsilon-\sin\varphi\,x_0$: a rotation, which is undone by turning back:
 #
 # $$
 # \varepsilon = \sqrt{1-\bar\alpha_t}\;x_t + \sqrt{\bar\alpha_t}\;v .
@@ -526,9 +546,7 @@ def v_to_noise(x_t: Tensor, t: int | Tensor, v: Tensor, schedule: Schedule) -> T
 #     print(f"t = {at}: one step removes {share:.1%} of the predicted noise")
 
 # %% [markdown]
-# **The root under the bar.** $1-\bar\alpha_t$ in the place of $\sqrt{1-\bar\alpha_t}$ in line 4 is a common misprint. At $t = 1$ the two differ by a factor of 100.
-#
-# **What is compared with what.** The notes speak of the divergence between "forward $q(x_t\mid x_{t-1})$ and backward $p_\theta(x_t\mid x_{t-1})$". The formula below that sentence is the right one: both sides walk *back*, $q(x_{t-1}\mid x_t,x_0)$ against $p_\theta(x_{t-1}\mid x_t)$.
+# **The root under the bar.** $1-\bar\alpha_t$ in the place of $\sqrt{1-\bar\alpha_t}$ in line 4 is an easy slip. At $t = 1$ of the paper's schedule the two differ by a factor of 100.
 #
 # ## Exercises
 #

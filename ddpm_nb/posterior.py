@@ -47,7 +47,7 @@ from ddpm_nb.likelihood import GaussianMixture
 # \end{aligned}
 # $$
 #
-# All three densities on the right are known and normal: the first is one forward step, the other two are jumps. As a function of $x_{t-1}$ the denominator is a constant. Write $x$ for one coordinate of $x_{t-1}$. The exponent of the product of the other two is $-\tfrac12$ times
+# All three densities on the right are known and normal: the first is one forward step, the other two are jumps. As a function of $x_{t-1}$ the denominator is a constant. Write $x$ for one coordinate of $x_{t-1}$, and $x_t$, $x_0$ for the same coordinate of the other two. For $t\ge2$ the exponent of the product of the other two is $-\tfrac12$ times
 #
 # $$
 # \begin{aligned}
@@ -73,7 +73,13 @@ from ddpm_nb.likelihood import GaussianMixture
 # \tilde\beta_t = \frac{1-\bar\alpha_{t-1}}{1-\bar\alpha_t}\;\beta_t .
 # $$ (eq-posterior-variance)
 #
-# The mean $B/A$ is $\tilde\beta_t$ times the second bracket. In the first term $\beta_t$ cancels, in the second $1-\bar\alpha_{t-1}$ does:
+# The mean $B/A$ is $\tilde\beta_t$ times the second bracket:
+#
+# $$
+# \frac BA = \tilde\beta_t\left(\frac{\sqrt{\alpha_t}}{\beta_t}\,x_t+\frac{\sqrt{\bar\alpha_{t-1}}}{1-\bar\alpha_{t-1}}\,x_0\right), \qquad \frac{\tilde\beta_t}{\beta_t} = \frac{1-\bar\alpha_{t-1}}{1-\bar\alpha_t}, \quad \frac{\tilde\beta_t}{1-\bar\alpha_{t-1}} = \frac{\beta_t}{1-\bar\alpha_t} .
+# $$
+#
+# With the term of $x_0$ first,
 #
 # $$
 # \tilde\mu_t(x_t, x_0) = \frac{\sqrt{\bar\alpha_{t-1}}\,\beta_t}{1-\bar\alpha_t}\;x_0 \;+\; \frac{\sqrt{\alpha_t}\,(1-\bar\alpha_{t-1})}{1-\bar\alpha_t}\;x_t .
@@ -81,7 +87,7 @@ from ddpm_nb.likelihood import GaussianMixture
 #
 # Read it as a compromise between two witnesses: $x_0$ says where the walk started, $x_t$ where it is now.
 #
-# **At $t = 1$** the step back leads to $x_0$ itself. Indeed $\bar\alpha_0 = 1$ gives $\tilde\beta_1 = 0$ and $\tilde\mu_1 = x_0$: no doubt is left.
+# **At $t = 1$** the derivation would divide by $1-\bar\alpha_0 = 0$, but nothing is left to derive: the step back leads to $x_0$ itself, for sure. The two formulas say the same: $\bar\alpha_0 = 1$ gives $\tilde\beta_1 = 0$ and $\tilde\mu_1 = x_0$.
 
 # %%
 def posterior_variance(t: int | Tensor, schedule: Schedule) -> Tensor:
@@ -195,20 +201,22 @@ def posterior_mean(
 #
 # A sampler has no $x_0$: that is what it wants to find. Without it, the step back $q(x_{t-1}\mid x_t)$ depends on the whole distribution of the data. For real data nobody knows it. For a **mixture of bells** it can be written down, and so can the best guess of the noise.
 #
-# Let the data be a mixture of bumps with weights $\pi_k$, centres $\mu_k$ and standard deviations $s_k$. The jump moves each bump and widens it, and mixes nothing. At time $t$ the data are a mixture again:
+# Let the data be a mixture of bumps with weights $\pi_k$, centres $\mu_k$ and standard deviations $s_k$. The jump moves each bump and brings its width nearer to 1, and mixes nothing. At time $t$ the data are a mixture again:
 #
 # $$
 # q(x_t) = \sum_k \pi_k\,\mathcal N\bigl(x_t;\ \sqrt{\bar\alpha_t}\,\mu_k,\ v_{k,t} I\bigr), \qquad v_{k,t} = \bar\alpha_t s_k^2 + 1-\bar\alpha_t .
 # $$ (eq-mixture-marginal)
 #
-# Now ask for the noise. Within bump $k$, the numbers $\varepsilon$ and $x_t = \sqrt{\bar\alpha_t}x_0+\sqrt{1-\bar\alpha_t}\,\varepsilon$ are jointly normal with covariance $\sqrt{1-\bar\alpha_t}$. The mean of one given the other is then a straight line, covariance over variance times the distance from the centre: $\frac{\sqrt{1-\bar\alpha_t}}{v_{k,t}}(x_t-\sqrt{\bar\alpha_t}\mu_k)$. Which bump $x_t$ came from is not known, but Bayes' rule gives each a probability $r_k(x_t)$. Average over it:
+# Now ask for the noise. Take one coordinate within bump $k$. Here $\varepsilon$ is independent of $x_0$, so its covariance with $x_t$ is $\sqrt{1-\bar\alpha_t}$, and the variance of $x_t$ is $v_{k,t}$. Put $c = \sqrt{1-\bar\alpha_t}/v_{k,t}$. The rest $\varepsilon - c\,(x_t-\sqrt{\bar\alpha_t}\mu_k)$ has covariance $\sqrt{1-\bar\alpha_t}-c\,v_{k,t} = 0$ with $x_t$. For jointly normal numbers, no covariance means independent. So knowing $x_t$ leaves the mean of the rest at 0, and the mean of $\varepsilon$ given $x_t$ is $c\,(x_t-\sqrt{\bar\alpha_t}\mu_k)$.
+#
+# Which bump $x_t$ came from is not known, but Bayes' rule gives each a probability $r_k(x_t)$. Average over it:
 #
 # $$
 # \varepsilon^*(x_t, t) = \mathbb E[\varepsilon \mid x_t] = \sum_k r_k(x_t)\,\frac{\sqrt{1-\bar\alpha_t}}{v_{k,t}}\,\bigl(x_t-\sqrt{\bar\alpha_t}\,\mu_k\bigr),
 # \qquad r_k(x_t) \propto \pi_k\,\mathcal N\bigl(x_t;\ \sqrt{\bar\alpha_t}\,\mu_k, v_{k,t} I\bigr) .
 # $$ (eq-optimal-noise)
 #
-# Why is a conditional *mean* the best guess? Because the loss will be a squared error, and the mean of a distribution is the point with the smallest expected squared distance to it. A perfect network, with endless data and training, computes exactly $\varepsilon^*$ and nothing better.
+# Why is a conditional *mean* the best guess? Because the loss will be a squared error, and the mean of a distribution is the point with the smallest expected squared distance to it (Eq. [best guess](#eq-best-guess) in the next chapter proves it). A perfect network, with endless data and training, computes exactly $\varepsilon^*$ and nothing better.
 
 # %%
 def noised_mixture(
@@ -218,7 +226,9 @@ def noised_mixture(
 
     Equation: eq-mixture-marginal.
     """
-    alpha_bar = schedule.alpha_bar[check_t(t, schedule, lowest=0)]
+    alpha_bar = schedule.alpha_bar[check_t(t, schedule, lowest=0)].to(
+        mixture.means.device
+    )
     return GaussianMixture(
         mixture.weights,
         alpha_bar.sqrt() * mixture.means,
@@ -232,29 +242,40 @@ def optimal_noise(
     """Return the best possible noise predictor for data from `mixture`: E[noise | x_t].
 
     The result is a model like any other: ``noise = model(x_t, t)`` with points x_t (B, D)
-    and t an int or (B,) int64 in 1 ... T. It works in float64 and answers in the type of
-    x_t.
+    and t an int or (B,) int64 in 1 ... T. It works in float64, on x_t's device, and
+    answers in the type of x_t. It raises ValueError if the shapes do not fit.
 
     Equation: eq-optimal-noise.
     """
 
     def model(x_t: Tensor, t: int | Tensor) -> Tensor:
-        alpha_bar = schedule.alpha_bar[check_t(t, schedule)].reshape(
-            -1, 1, 1
-        )  # (B or 1, bump, D)
-        var = alpha_bar * mixture.stds[:, None] ** 2 + 1 - alpha_bar
-        offset = x_t[:, None, :] - alpha_bar.sqrt() * mixture.means
+        if x_t.dim() != 2 or x_t.shape[1] != mixture.means.shape[1]:
+            raise ValueError(
+                f"x_t: expected shape (B, {mixture.means.shape[1]}), "
+                f"got {tuple(x_t.shape)}"
+            )
+        weights, means, stds = (
+            v.to(x_t.device) for v in (mixture.weights, mixture.means, mixture.stds)
+        )
+        alpha_bar = schedule.alpha_bar[check_t(t, schedule)].to(x_t.device)
+        if alpha_bar.shape not in ((), x_t.shape[:1]):
+            raise ValueError(
+                f"t: expected one time a point, got shape {tuple(alpha_bar.shape)}"
+            )
+        alpha_bar = alpha_bar.reshape(-1, 1, 1)  # (B or 1, bump, D)
+        var = alpha_bar * stds[:, None] ** 2 + 1 - alpha_bar
+        offset = x_t[:, None, :] - alpha_bar.sqrt() * means
         log_prob = -0.5 * (offset**2 / var + var.log()).sum(-1)
-        responsibility = torch.softmax(mixture.weights.log() + log_prob, dim=1)
+        responsibility = torch.softmax(weights.log() + log_prob, dim=1)
         noise = (1 - alpha_bar).sqrt() / var * offset
         return (responsibility[:, :, None] * noise).sum(1).to(x_t.dtype)
 
     return model
 
 # %% [markdown]
-# And the step back itself? Bayes' rule once more: $q(x_{t-1}\mid x_t) \propto q(x_t\mid x_{t-1})\,q(x_{t-1})$. Draw it for one and the same $x_t$, once with a big step and once with a small one.
+# And the step back itself? Bayes' rule once more: $q(x_{t-1}\mid x_t) \propto q(x_t\mid x_{t-1})\,q(x_{t-1})$. Draw it for one and the same $x_t = 0.1$: once after a single big step from the data, and once after a small step in the middle of a chain, from the data at $t = 300$.
 
-# %% mystnb={"image": {"alt": "Two panels with the density of the previous point when only the present point is known. After one big step, with beta 0.9, it has two humps, one for each bump of the data. After a small step, with beta 0.02, it is a single bell around the present point."}} tags=["active-ipynb"]
+# %% mystnb={"image": {"alt": "Two panels with the density of the previous point when only the present point is known. After one big step, with beta 0.9, it has two humps, one for each bump of the data. After a small step, with beta 0.02, taken from the data at t = 300, it is a single bell around the present point."}} tags=["active-ipynb"]
 # bumps = GaussianMixture(weights=[0.3, 0.7], means=[[-1.0], [1.0]], stds=[0.15, 0.15])
 # x_t = 0.1
 # figure, axes = plt.subplots(1, 2)
@@ -291,7 +312,7 @@ def optimal_noise(
 # plt.show()
 
 # %% [markdown]
-# After a big step there are two places from which $x_t = 0.1$ may have come, and no bell describes that. After a small step the past lies close by, and a bell fits so well that the two curves can hardly be told apart. **This is why diffusion takes many small steps:** each step back may then be a simple normal distribution, and a network needs to find only its mean.
+# After a big step there are two places from which $x_t = 0.1$ may have come, and no bell describes that. After a small step the past lies close by, and a bell fits so well that the two curves can hardly be told apart. The reason: as a function of $x_{t-1}$, the factor $q(x_t\mid x_{t-1})$ is a bell of width about $\sqrt{\beta}$. Over so short a distance $\log q(x_{t-1})$ is nearly a straight line, and a straight line added to the exponent of a bell moves the bell and leaves its width alone (complete the square). **This is why diffusion takes many small steps:** each step back may then be a simple normal distribution, and a network needs to find only its mean.
 
 # %% [markdown]
 # How fast does the step back become normal? Take the bumps at $t = 100$, one more step of size $\beta$, and compute the divergence between the true step back and the bell with the same mean and variance, averaged over all $x_t$.
@@ -330,11 +351,13 @@ def optimal_noise(
 # print("from beta = 0.1 to 0.01 it falls by more than a factor 100:", bool(factor > 100))
 
 # %% [markdown]
+# Ten times smaller steps means ten times as many. But each costs more than a hundred times less, so the whole chain gains.
+#
 # ## Where people slip
 #
-# **Direction.** The notes' heading calls $q(x_{t-1}\mid x_t,x_0)$ "the distribution from $x_{t-1}$ to $x_t$". It is the other way round: from $x_t$ back to $x_{t-1}$.
+# **Direction.** A heading of the student's notes, which [this book follows](bibliography.md), calls $q(x_{t-1}\mid x_t,x_0)$ "the distribution from $x_{t-1}$ to $x_t$". It is the other way round: from $x_t$ back to $x_{t-1}$.
 #
-# **The forgotten denominator, and the shifted table.** Public code has computed $\tilde\beta_t$ without dividing by $1-\bar\alpha_t$, or with $\bar\alpha_{t-1}$ shifted to the wrong side. Both mistakes keep the variance positive and the pictures plausible. A check against Bayes' rule on a grid finds either at once.
+# **The forgotten denominator, and the shifted table.** Public code has computed $\tilde\beta_t$ without dividing by $1-\bar\alpha_t$, or with $\bar\alpha_{t-1}$ shifted to the wrong side. Both mistakes keep the variance positive, so nothing crashes. A check against Bayes' rule on a grid finds either at once.
 
 # %% tags=["active-ipynb"]
 # t = 20
@@ -367,16 +390,24 @@ def optimal_noise(
 #
 # <details><summary>Solution</summary>
 #
-# No. For a walk without noise, $x_t = \sqrt{\bar\alpha_t}\,x_0$, the mean must be $\sqrt{\bar\alpha_{t-1}}\,x_0$, and that is what the formula gives. While $\bar\alpha_t$ is close to 1, the sum is close to 1 as well.
+# Only at $t = 1$, where they are 1 and 0. With $u = \sqrt{\bar\alpha_{t-1}}$ and $r = \sqrt{\alpha_t}$, so that $\bar\alpha_t = u^2r^2$, the sum is
+#
+# $$\frac{u(1-r^2)+r(1-u^2)}{1-u^2r^2} = \frac{(u+r)(1-ur)}{(1-ur)(1+ur)} = \frac{u+r}{1+ur} = 1-\frac{(1-u)(1-r)}{1+ur} .$$
+#
+# It is a little below 1 whenever $u$ or $r$ is close to 1: early in the chain, and everywhere when the steps are small.
 #
 # </details>
 
 # %% tags=["active-ipynb", "hide-cell"]
 # # Solution 2
-# x_0 = torch.ones(1, dtype=torch.float64)
-# for t in (10, 500):
-#     mean = posterior_mean(x_0, schedule.alpha_bar[t].sqrt() * x_0, t, schedule)
-#     print(torch.allclose(mean, schedule.alpha_bar[t - 1].sqrt() * x_0, rtol=1e-12))
+# one = torch.ones(1000, dtype=torch.float64)
+# t = torch.arange(1, 1001)
+# shares = posterior_mean(
+#     one, one, t, schedule
+# )  # with x_0 = x_t = 1 the mean is their sum
+# u, r = schedule.alpha_bar[t - 1].sqrt(), schedule.alpha[t].sqrt()
+# print(torch.allclose(shares, 1 - (1 - u) * (1 - r) / (1 + u * r), rtol=1e-10))
+# print(f"smallest sum of the two shares: {shares.min():.3f}")
 
 # %% [markdown]
 # **3.** For data that are a single point, what does $\varepsilon^*$ become?

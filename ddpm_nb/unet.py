@@ -49,17 +49,17 @@ from torch import Tensor, nn
 #                        └─ down ── middle, with attention ── up ─┘
 # ```
 #
-# All parts of the network are told the time $t$: the same picture asks for another answer when it holds much noise than when it holds little.
+# Every residual block is told the time $t$: the same picture asks for another answer when it holds much noise than when it holds little.
 #
 # ## Time as a vector
 #
-# A network does not take well to one number that runs to 1000. So $t$ becomes a vector of $d$ waves, from fast to slow, like the hands of many clocks. With $t' = t-1$, which runs from 0 to $T-1$,
+# A network does not take well to one number that runs to 1000. So $t$ becomes $d$ numbers: $h = d/2$ waves from fast to slow, like the hands of many clocks, each with its sine and its cosine. With $t' = t-1$, which runs from 0 to $T-1$,
 #
 # $$
 # \operatorname{emb}(t) = \bigl(\sin \omega_0 t', \dots, \sin \omega_{h-1} t',\ \cos \omega_0 t', \dots, \cos \omega_{h-1} t'\bigr), \qquad \omega_i = 10000^{-i/(h-1)}, \quad h = d/2 .
 # $$ (def-time-embedding)
 #
-# This is the only place in the book that counts from 0. The published weights were trained so, and a network that reads them must do the same.
+# This is the only formula in the book whose time begins at 0. The published weights were trained so, and a network that reads them must do the same.
 
 # %%
 def time_embedding(t: Tensor, channels: int) -> Tensor:
@@ -108,7 +108,7 @@ def time_embedding(t: Tensor, channels: int) -> Tensor:
 # %% [markdown]
 # ## How weights begin
 #
-# All weights start Xavier-uniform, all biases at 0. Three kinds of layers start *almost at zero*, with a gain of $10^{-5}$: the second convolution of each residual block, the last layer of each attention block, and the last convolution of all. So in the beginning each block passes its input through unchanged, and the network answers "no noise". Training starts from there quietly.
+# All weights start Xavier-uniform (drawn evenly from an interval chosen so that a layer neither blows up nor shrinks what passes through), all biases at 0. Three kinds of layers start *almost at zero*, with a gain of $10^{-5}$: the second convolution of each residual block, the last layer of each attention block, and the last convolution of all. So in the beginning each block passes on its input, or a 1×1 convolution of it where the number of channels changes, with next to nothing added; and the network answers "no noise". Training starts from there quietly.
 
 # %%
 # The authors scale the variance by 1e-10; a gain scales the standard deviation.
@@ -148,7 +148,7 @@ def _norm(channels: int, groups: int) -> nn.GroupNorm:
 # %% [markdown]
 # ## The residual block
 #
-# The workhorse. Twice: normalise, bend (SiLU), convolve 3×3. Between the two convolutions the time comes in, as one number added to each channel. The input is added to the result, so the block only has to learn a *correction*.
+# The workhorse. Twice: normalise, bend, convolve 3×3. *Normalise*: GroupNorm shifts and scales each group of channels of a picture to mean 0 and variance 1, and then gives each channel a learned factor and offset. *Bend*: SiLU is $x/(1+e^{-x})$, a smooth version of "keep what is positive". (Before the second convolution, dropout sets a random share of the numbers to 0 in training.) Between the two convolutions the time comes in, as one number added to each channel. The input is added to the result, so the block only has to learn a *correction*.
 
 # %%
 class ResidualBlock(nn.Module):
@@ -198,13 +198,13 @@ class ResidualBlock(nn.Module):
 # %% [markdown]
 # ## Attention
 #
-# A convolution sees three pixels in each direction. Attention lets every pixel look at all others at once. Each pixel $i$ asks a question $q_i$, offers a key $k_i$ and carries a value $v_i$, all three linear in what the pixel holds. It then collects the values, weighted by how well the keys answer its question:
+# A 3×3 convolution sees only a pixel's direct neighbours. Attention lets every pixel look at all pixels at once. After a normalisation, each pixel $i$ asks a question $q_i$, offers a key $k_i$ and carries a value $v_i$, each a vector of $C$ numbers ($C$ is the number of channels), made by a linear layer. It then collects the values, weighted by how well the keys answer its question. (Dividing by $\sqrt C$ keeps the products at order one, however many channels there are.)
 #
 # $$
 # \operatorname{att}(q,k,v)_i = \sum_{j} a_{ij}\,v_j, \qquad a_{ij} = \frac{\exp(q_i\cdot k_j/\sqrt{C})}{\sum_{j'}\exp(q_i\cdot k_{j'}/\sqrt{C})} .
 # $$ (def-attention)
 #
-# For each pixel $i$ the weights over all $j$ add up to 1. (Public code has taken the softmax over the other index. The samples hardly change, which makes the mistake hard to see.)
+# For each pixel $i$ the weights over all $j$ add up to 1. (The softmax over the other index is an easy slip: shapes fit and nothing crashes.)
 
 # %%
 class Attention(nn.Module):
@@ -227,11 +227,11 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to the same shape."""
-        pixels = rearrange(self.norm(x), "b c h w -> b (h w) c")
+        pixels = rearrange(self.norm(x), "b c h w -> b 1 (h w) c")  # one head
         seen = F.scaled_dot_product_attention(
             self.query(pixels), self.key(pixels), self.value(pixels)
         )
-        return x + rearrange(self.out(seen), "b (h w) c -> b c h w", h=x.shape[2])
+        return x + rearrange(self.out(seen), "b 1 (h w) c -> b c h w", h=x.shape[2])
 
 
 # %% [markdown]
@@ -371,6 +371,13 @@ class UNet(nn.Module):
                 "multipliers, attention: expected one entry a level in both, got "
                 f"{tuple(multipliers)} and {tuple(attention)}"
             )
+        for name, value in (("picture_channels", picture_channels), ("groups", groups)):
+            if value < 1:
+                raise ValueError(f"{name}: expected at least 1, got {value}")
+        if any(not isinstance(m, int) or m < 1 for m in multipliers):
+            raise ValueError(
+                f"multipliers: expected positive integers, got {tuple(multipliers)}"
+            )
         if channels % groups or channels % 2 or channels < 4:
             raise ValueError(
                 f"channels: expected an even multiple of groups = {groups}, at least 4, "
@@ -456,6 +463,7 @@ class UNet(nn.Module):
             the predicted noise, in the shape of x_t.
 
         Raises:
+            TypeError: if t is not int64.
             ValueError: if the channels or the size of x_t do not fit, or t is not one
                 time a picture.
         """
@@ -483,6 +491,8 @@ class UNet(nn.Module):
                 f"x_t: expected height and width divisible by {self.smallest_step}, "
                 f"got {x_t.shape[2]} x {x_t.shape[3]}"
             )
+        if t.dtype != torch.int64:
+            raise TypeError(f"t: expected int64, got {t.dtype}")
         if t.shape != x_t.shape[:1]:
             raise ValueError(
                 f"t: expected one time a picture, shape ({len(x_t)},), "
@@ -532,7 +542,7 @@ class UNet(nn.Module):
 #     print(error)
 
 # %% [markdown]
-# **Comparing two networks at their start.** Since a fresh network answers almost zero, any two of them agree. A test of equality must first give every weight a random value of order one.
+# **Comparing two networks at their start.** Since a fresh network answers almost zero, any two of them agree. A test of equality must first give every weight a random value that is not tiny.
 #
 # ## Exercises
 #

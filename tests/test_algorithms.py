@@ -394,3 +394,13 @@ def test_progress_bars_are_off_unless_asked_for(
         out, err = capsys.readouterr()
         assert out == ""
         assert ("2/2" in err) == progress
+
+
+def test_sampling_refuses_an_answer_of_another_shape() -> None:
+    with pytest.raises(ValueError, match="model: expected an answer of shape"):
+        sample(lambda x, t: x[:, :1], (4, 3), Schedule.linear(T=3))
+
+
+def test_sampling_refuses_a_network_on_another_device_at_once() -> None:
+    with pytest.raises(ValueError, match=r"use schedule\.to"):
+        sample_steps(nn.Linear(1, 1, device="meta"), (1, 1), Schedule.linear(T=3))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import ddpm_nb
+from tools import index
 from tools.promises import equations, labels
 
 pytestmark = pytest.mark.fast
@@ -86,3 +87,22 @@ def test_docstrings_name_equations_of_their_own_chapter() -> None:
                 assert book.get(label) == chapter, f"{chapter}: {label}"
                 named.add(label)
     assert len(named) > 15
+
+
+def test_index_of_equations_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert (ROOT / index.PAGE).read_text(encoding="utf-8") == index.page(), (
+        "run `make sync`"
+    )
+
+
+def test_index_of_equations_names_code_and_tests_of_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    row = next(
+        line for line in index.page().splitlines() if line.startswith("| `eq-forward`")
+    )
+    assert "equation 4" in row
+    assert "`q_sample`" in row
+    assert "`test_forward::test_jump_is_the_walk`" in row

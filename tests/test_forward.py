@@ -293,6 +293,32 @@ def test_times_of_a_wrong_type_are_refused(linear: Schedule, t: object) -> None:
         check_t(t, linear)
 
 
+def test_noise_of_another_shape_is_refused(linear: Schedule) -> None:
+    """Broadcasting would give all pictures of a batch the same noise."""
+    x = torch.zeros(4, 1, 8, 8)
+    for step in (q_step, q_sample):
+        with pytest.raises(ValueError, match="noise: expected the shape of the points"):
+            step(x, 5, x[:1], linear)
+
+
+def test_integer_pictures_are_refused(linear: Schedule) -> None:
+    """Cast to their type every factor below 1 would become 0."""
+    x = torch.full((2, 1, 8, 8), 255, dtype=torch.uint8)
+    with pytest.raises(TypeError, match=r"uint8; scale pictures to \[-1, 1\]"):
+        q_sample(x, 10, x, linear)
+
+
+def test_times_on_another_device_than_the_schedule_are_refused(
+    linear: Schedule,
+) -> None:
+    with pytest.raises(ValueError, match=r"use schedule\.to"):
+        check_t(torch.ones(3, dtype=torch.int64, device="meta"), linear)
+
+
+def test_numpy_s_integers_count_as_integers() -> None:
+    assert Schedule.linear(np.int64(10)).T == 10
+
+
 def test_one_time_a_picture(linear: Schedule) -> None:
     x = torch.zeros(3, 2)
     with pytest.raises(ValueError, match=r"shape \(3,\)"):

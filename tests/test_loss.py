@@ -337,3 +337,11 @@ def test_gradient_reaches_the_network() -> None:
     net = torch.nn.Linear(2, 2)
     simple_loss(lambda x_t, t: net(x_t), torch.ones(4, 2), LINEAR).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
+
+
+@pytest.mark.parametrize(
+    "x_0", [torch.zeros(4, 3, dtype=torch.uint8), [torch.zeros(4, 3)]]
+)
+def test_pictures_that_are_no_floats_are_refused(x_0: object) -> None:
+    with pytest.raises(TypeError, match="x_0: expected a floating-point tensor"):
+        simple_loss(constant(0.0), x_0, LINEAR)

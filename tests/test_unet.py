@@ -265,6 +265,10 @@ def test_digits_network_keeps_the_shape() -> None:
         ({"channels": 40}, "channels"),
         ({"channels": 3, "groups": 3}, "channels"),
         ({"blocks": 0}, "blocks"),
+        ({"groups": 0}, "groups"),
+        ({"picture_channels": 0}, "picture_channels"),
+        ({"multipliers": (1, 0, 1, 1)}, "multipliers"),
+        ({"multipliers": (1, 1.5, 2, 2)}, "multipliers"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(
@@ -288,3 +292,8 @@ def test_pictures_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         small.float()(torch.zeros(shape), torch.tensor(t))
+
+
+def test_times_must_be_integers(small: UNet) -> None:
+    with pytest.raises(TypeError, match="t: expected int64"):
+        small.float()(torch.zeros(1, 3, 8, 8), torch.tensor([1.0]))

@@ -200,3 +200,9 @@ def test_models_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         LinearGaussianVAE(weight, bias, noise_var)
+
+
+def test_a_likelihood_that_would_broadcast_is_refused() -> None:
+    _, mean, var = draws(5)
+    with pytest.raises(ValueError, match="log_likelihood: expected shape"):
+        elbo(torch.zeros(5, 1, dtype=F64), mean, var)

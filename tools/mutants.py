@@ -127,6 +127,8 @@ def mutants(source: str, skip: Callable[[str], bool]) -> Iterator[tuple[str, str
                 continue
             for new in replacements(old):
                 new = ast.copy_location(copy.deepcopy(new), old)
+                if ast.dump(new) == ast.dump(old):
+                    continue
                 if index is None:
                     setattr(parent, name, new)
                 else:
