@@ -228,6 +228,14 @@ class GaussianMixture:
 # $$
 #
 # The last step uses $\mathbb E(x-\mu_1)^2 = \sigma_1^2$ and $\mathbb E(x-\mu_2)^2 = \sigma_1^2+(\mu_1-\mu_2)^2$, since $x-\mu_2 = (x-\mu_1)+(\mu_1-\mu_2)$ and the mixed term has mean 0. With several independent coordinates the logarithms add, and so do the divergences.
+#
+# **Correlated coordinates** have a covariance matrix $C$ in the place of the variances, and the density $\mathcal N(x;\mu,C) \propto \exp\bigl(-\tfrac12(x-\mu)^\top C^{-1}(x-\mu)\bigr)/\sqrt{\det C}$. The same three steps, with $\mathbb E\bigl[(x-\mu_1)^\top M (x-\mu_1)\bigr] = \operatorname{tr}(M C_1)$ for any matrix $M$, give
+#
+# $$
+# \mathrm{KL} = \frac12\left[\operatorname{tr}\bigl(C_2^{-1}C_1\bigr) + (\mu_1-\mu_2)^\top C_2^{-1}(\mu_1-\mu_2) - D - \log\frac{\det C_1}{\det C_2}\right].
+# $$ (eq-gaussian-kl-full)
+#
+# This book needs it once, in an exercise on [the hidden variable](vae.ipynb). With diagonal matrices it is the sum above.
 
 # %%
 def gaussian_kl(mean_1: Tensor, var_1: Tensor, mean_2: Tensor, var_2: Tensor) -> Tensor:

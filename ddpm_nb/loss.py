@@ -319,10 +319,34 @@ def simple_loss(
 
 
 # %% [markdown]
+# ### Two bells slide together
+#
+# The variances are fixed, so only the means can move. Draw the true step back as a filled bell and the model's as a line, for a network that is far off, closer, and right. The divergence is the squared distance of the means, in units of the line's width, plus the constant.
+
+# %% mystnb={"image": {"alt": "Three panels, each with the same filled bell, the true step back, and an outlined bell of the same height, the model's. From left to right the outlined bell slides from far to the right onto the filled one, and the divergence written in the panels falls to nearly zero."}} tags=["active-ipynb"]
+# schedule = Schedule.linear()
+# true_mean, at = 0.0, 500
+# true_var, model_var = posterior_variance(at, schedule), schedule.beta[at]
+# grid = torch.linspace(-0.7, 0.9, 801, dtype=torch.float64)[:, None]
+# figure, axes = plt.subplots(1, 3, figsize=(7.2, 2.0), sharey=True)
+# for ax, model_mean in zip(axes, (0.4, 0.15, 0.0)):
+#     mean = torch.tensor([model_mean], dtype=torch.float64)
+#     kl = gaussian_kl(
+#         torch.zeros_like(mean), true_var.expand(1), mean, model_var.expand(1)
+#     )
+#     ax.fill_between(
+#         grid[:, 0], normal(grid, true_mean, true_var).exp(), color="#d5d5d5"
+#     )
+#     ax.plot(grid, normal(grid, mean, model_var).exp(), color=fig.BLUE)
+#     ax.set(title=f"divergence {kl:.2f} nats", xlabel="$x_{t-1}$", yticks=[])
+# axes[0].text(-0.65, 3.2, "true", color=fig.GREY)
+# axes[0].text(0.55, 3.2, "model", color=fig.BLUE)
+# plt.show()
+
+# %% [markdown]
 # What does dropping the weight do? Below is the weight for the paper's schedule. It falls steeply at small $t$: in the bound, the first steps, which concern the finest grain of a picture, count many times as much as those in the middle (the numbers stand below the picture). $L_\text{simple}$ counts all $t$ alike. It thereby cares more for the large features of a picture, and less for the finest grain.
 
 # %% mystnb={"image": {"alt": "The weight in the bound against t on a logarithmic scale. It starts at 0.5, falls steeply to a minimum of 0.005 near t = 350, and rises slowly again to 0.01 at t = 1000."}} tags=["active-ipynb"]
-# schedule = Schedule.linear()
 # t = torch.arange(1, 1001)
 # weight = vlb_weight(t, schedule)
 # lowest = int(t[weight.argmin()])
