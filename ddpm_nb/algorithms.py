@@ -564,7 +564,7 @@ def sample(
 # fig.label_line(
 #     ax, 330, 1.6 * floor[8], "floor: perfect network against the noise", fig.GREY
 # )
-# fig.label_line(ax, 20, 0.012, "learned network against the perfect one", fig.BLUE)
+# fig.label_line(ax, 20, 0.02, "learned network against the perfect one", fig.BLUE)
 # plt.show()
 # print("    t   distance to the perfect network")
 # for t, d in zip(times, distance):

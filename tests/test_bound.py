@@ -107,17 +107,24 @@ def test_a_perfect_model_of_one_start_pays_nothing() -> None:
 
 @pytest.mark.equation("eq-one-random-t")
 def test_one_random_term_has_the_sum_as_its_mean() -> None:
-    """Simulate line 3: draw t, take (T - 1) times its term; the average must meet the sum."""
+    """Simulate line 3: walk, draw t, turn the step round by Bayes' rule; the mean must meet the definition."""
     forward, reverse, prior = chain(3, 6, seed=5)
-    steps = chain_bound(forward, reverse, prior).steps[:, 0]
-    n = 100_000
-    t = torch.randint(len(steps), (n,), generator=torch.Generator().manual_seed(0))
-    estimates = len(steps) * steps[t]
-    loss, _ = by_paths(forward, reverse, prior)
+    n, T, generator = 100_000, 6, torch.Generator().manual_seed(0)
+    walk, jump = [torch.zeros(n, dtype=torch.int64)], [torch.eye(3, dtype=F64)]
+    for step in forward:
+        walk.append(torch.multinomial(step[walk[-1]], 1, generator=generator)[:, 0])
+        jump.append(jump[-1] @ step)
+    x, f, r, q = (torch.stack(tables) for tables in (walk, forward, reverse, jump))
+    t, i = torch.randint(2, T + 1, (n,), generator=generator), torch.arange(n)
+    now, before = x[t, i], x[t - 1, i]
+    back = f[t - 1, before, now] * q[t - 1, 0, before] / q[t, 0, now]
+    estimates = (T - 1) * (back / r[t - 1, now, before]).log()
     bound = chain_bound(forward, reverse, prior)
     the_rest = float(bound.prior[0] + bound.reconstruction[0])
+    loss, _ = by_paths(forward, reverse, prior)
     error_bar = float(estimates.std()) / n**0.5
     assert abs(float(estimates.mean()) + the_rest - loss[0]) < 4 * error_bar
+    assert abs(float(estimates.mean() - bound.steps[:, 0].sum())) < 4 * error_bar
 
 
 @pytest.mark.parametrize(

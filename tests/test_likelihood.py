@@ -34,7 +34,7 @@ def test_normal_density_adds_up_over_coordinates() -> None:
     x, mean, var = torch.randn(3, 7, 4, dtype=torch.float64).unbind(0)
     var = var.exp()
     expected = torch.distributions.Normal(mean, var.sqrt()).log_prob(x).sum(-1)
-    assert torch.allclose(gaussian_log_prob(x, mean, var), expected, rtol=1e-12)
+    assert torch.allclose(gaussian_log_prob(x, mean, var), expected, rtol=1e-12, atol=0)
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_kl_of_two_normals_agrees_with_torch() -> None:
     p, q = (torch.distributions.Normal(m, s.exp()) for m, s in ((m1, s1), (m2, s2)))
     expected = torch.distributions.kl_divergence(p, q).sum(-1)
     assert torch.allclose(
-        gaussian_kl(m1, p.variance, m2, q.variance), expected, rtol=1e-10
+        gaussian_kl(m1, p.variance, m2, q.variance), expected, rtol=1e-10, atol=0
     )
 
 
@@ -185,10 +185,8 @@ def test_kl_of_discrete_distributions_is_never_negative(
     a: list[float], b: list[float]
 ) -> None:
     p, q = np.array(a) / np.sum(a), np.array(b) / np.sum(b)
-    assert np.sum(p * np.log(p / q)) >= -1e-15
-    assert np.sum(p * (q / p - 1)) == pytest.approx(
-        0, abs=1e-12
-    )  # the tangent that the proof uses
+    assert np.sum(p * np.log(p / q)) >= -1e-12
+    assert (np.log(q / p) <= q / p - 1 + 1e-15).all()  # the tangent that the proof uses
 
 
 @pytest.mark.equation("eq-likelihood-kl")
@@ -209,6 +207,18 @@ def test_expected_log_likelihood_is_minus_kl_minus_entropy(
     assert abs(log_p.mean() - (-kl - entropy)) < 4 * error_bar
 
 
+def full_kl(
+    difference: torch.Tensor, c1: torch.Tensor, c2: torch.Tensor
+) -> torch.Tensor:
+    """The equation as the chapter prints it; the package does not compute it."""
+    return 0.5 * (
+        torch.trace(torch.linalg.inv(c2) @ c1)
+        + difference @ torch.linalg.inv(c2) @ difference
+        - len(difference)
+        - torch.log(torch.linalg.det(c1) / torch.linalg.det(c2))
+    )
+
+
 @pytest.mark.equation("eq-gaussian-kl-full")
 def test_kl_with_covariances_is_the_sum_along_shared_axes() -> None:
     """Rotate two diagonal cases by one matrix: a divergence does not see it, so the code's sum must come back."""
@@ -219,13 +229,7 @@ def test_kl_with_covariances_is_the_sum_along_shared_axes() -> None:
         torch.randn(3, 3, dtype=torch.float64, generator=generator)
     )
     c1, c2 = turn @ v1.diag() @ turn.T, turn @ v2.diag() @ turn.T
-    shift = turn @ (m1 - m2)
-    full = 0.5 * (
-        torch.trace(torch.linalg.solve(c2, c1))
-        + shift @ torch.linalg.solve(c2, shift)
-        - 3
-        - torch.log(torch.linalg.det(c1) / torch.linalg.det(c2))
-    )
+    full = full_kl(turn @ (m1 - m2), c1, c2)
     assert full.item() == pytest.approx(gaussian_kl(m1, v1, m2, v2).item(), rel=1e-10)
 
 
@@ -245,10 +249,4 @@ def test_kl_with_covariances_is_a_mean_of_log_ratios() -> None:
         + torch.randn(n, 3, dtype=torch.float64, generator=generator) @ p.scale_tril.T
     )
     terms = p.log_prob(x) - q.log_prob(x)
-    formula = 0.5 * (
-        torch.trace(torch.linalg.inv(c2) @ c1)
-        + mean @ torch.linalg.inv(c2) @ mean
-        - 3
-        - torch.log(torch.linalg.det(c1) / torch.linalg.det(c2))
-    )
-    assert abs(terms.mean() - formula) < 4 * terms.std() / n**0.5
+    assert abs(terms.mean() - full_kl(mean, c1, c2)) < 4 * terms.std() / n**0.5

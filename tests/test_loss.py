@@ -157,7 +157,7 @@ def test_weighted_error_is_the_kl_between_true_and_modelled_step(variance: str) 
     )
     expected = torch.distributions.kl_divergence(true, model).sum(1)
     got = vlb_weight(t, LINEAR, variance) * (noise - guess).square().sum(1)
-    assert torch.allclose(got, expected, rtol=1e-8)
+    assert torch.allclose(got, expected, rtol=1e-8, atol=0)
 
 
 @pytest.mark.equation("eq-vlb-weight")
@@ -180,7 +180,7 @@ def test_score_of_the_best_noise_is_the_slope_of_the_log_density(t: int) -> None
     noised_mixture(mixture, t, LINEAR).log_prob(x).sum().backward()
     with torch.no_grad():
         score = noise_to_score(optimal_noise(mixture, LINEAR)(x, t), t, LINEAR)
-    assert torch.allclose(score, x.grad, rtol=1e-9)
+    assert torch.allclose(score, x.grad, rtol=1e-9, atol=0)
 
 
 @pytest.mark.equation("def-v")
@@ -195,7 +195,7 @@ def test_v_is_the_velocity_on_the_circle() -> None:
     x_t = q_sample(x_0, t, noise, LINEAR)
     v = noise_to_v(x_t, t, noise, LINEAR)
     assert torch.allclose(v, (ahead - behind) / (2 * h), atol=1e-8)
-    assert torch.allclose(x_t**2 + v**2, x_0**2 + noise**2, rtol=1e-9)
+    assert torch.allclose(x_t**2 + v**2, x_0**2 + noise**2, rtol=1e-9, atol=0)
 
 
 @pytest.mark.equation("eq-v-inverse")
@@ -295,8 +295,8 @@ def test_optimal_variance_is_exact_at_both_ends() -> None:
     t = torch.arange(1, 1001)
     point = optimal_variance(t, LINEAR, 0.0)
     normal = optimal_variance(t, LINEAR, 1 - LINEAR.alpha_bar[t])
-    assert torch.allclose(point, posterior_variance(t, LINEAR), rtol=1e-12)
-    assert torch.allclose(normal, LINEAR.beta[t], rtol=1e-10)
+    assert torch.allclose(point, posterior_variance(t, LINEAR), rtol=1e-12, atol=0)
+    assert torch.allclose(normal, LINEAR.beta[t], rtol=1e-10, atol=0)
 
 
 def test_reverse_variance_offers_the_paper_s_two_choices() -> None:

@@ -145,6 +145,21 @@ def test_somebodys_own_environment_is_completed_not_emptied(house: House) -> Non
     assert len(installs(house.calls())) == 2
 
 
+def test_somebodys_own_environment_that_does_not_fit_is_left_alone(
+    house: House,
+) -> None:
+    (house.root / ".venv/bin").mkdir(parents=True)
+    other = house.root / ".venv/bin/python"
+    other.write_text('#!/bin/sh\n[ -z "$2" ]\n')  # starts, and has no pip
+    other.chmod(0o755)
+    (house.root / ".venv/precious").write_text("")
+    result = house.setup()
+    assert result.returncode != 0
+    assert ".venv is not ours" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert (house.root / ".venv/precious").exists()
+
+
 def test_copied_checkout_gets_its_own_environment(house: House, tmp_path: Path) -> None:
     house.setup()
     stamp = house.root / ".venv/ddpm_nb.json"

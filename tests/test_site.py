@@ -201,8 +201,14 @@ def browser() -> Iterator[Any]:
     from playwright.sync_api import Error, sync_playwright
 
     names = ("chromium", "chromium-browser", "google-chrome")
-    path = next((found for name in names if (found := shutil.which(name))), None)
     with sync_playwright() as playwright:
+        # Playwright's own browser first: it is the one that belongs to the pinned version.
+        own = Path(playwright.chromium.executable_path).exists()
+        path = (
+            None
+            if own
+            else next((f for name in names if (f := shutil.which(name))), None)
+        )
         try:
             started = playwright.chromium.launch(
                 executable_path=path,

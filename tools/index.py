@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from tools.promises import equations
+from tools.sync import write_if_new
 
 PAGE = Path("book/equations.md")
 # The section of the notes that each chapter answers to.
@@ -28,8 +29,9 @@ HEAD = (
     "# Index of equations\n\n"
     "Every labelled equation of the book, in reading order: where it stands, the number that it or "
     "its closest relative has in the paper (Ho, Jain and Abbeel, 2020), the code that computes it, "
-    "and the tests that fail when it is wrong. This page is generated from the chapters, the "
-    "docstrings and the tests.\n\n"
+    "and the tests that check it. Where no code stands, the package computes nothing with it, and "
+    "the test checks the equation alone. This page is generated from the chapters, the docstrings "
+    "and the tests.\n\n"
 )
 EQUATIONS = re.compile(r"Equation: ((?:eq|def)-[\w-]+(?:, (?:eq|def)-[\w-]+)*)\.")
 PAPER = re.compile(r"Paper: ([^.]*(?:\.\d[^.]*)?)\.")
@@ -55,7 +57,9 @@ def functions(chapter: str) -> dict[str, tuple[list[str], str]]:
                     )
             visit(child, f"{name}.")
 
-    visit(ast.parse(Path(f"ddpm_nb/{chapter}.py").read_text(encoding="utf-8")), "")
+    module = Path(f"ddpm_nb/{chapter}.py")
+    if module.exists():  # a page of text has no code
+        visit(ast.parse(module.read_text(encoding="utf-8")), "")
     return found
 
 
@@ -81,7 +85,7 @@ def page() -> str:
     chapters = {chapter: functions(chapter) for chapter in dict.fromkeys(home.values())}
     text = HEAD
     for chapter, known in chapters.items():
-        text += f"## In [{chapter}]({chapter}.ipynb)\n\nSection of the notes: {NOTES[chapter]}.\n\n"
+        text += f"## In [{chapter}]({chapter}.ipynb)\n\nSection of the notes: {NOTES.get(chapter, '—')}.\n\n"
         text += "| equation | number | in the paper | code | tests |\n|---|---|---|---|---|\n"
         for label in (label for label, where in home.items() if where == chapter):
             names, paper = known.get(label, ([], ""))
@@ -97,13 +101,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Generate the index of equations.")
     parser.add_argument("--check", action="store_true")
     if parser.parse_args().check:
-        if PAGE.read_text(encoding="utf-8") != page():
+        if not PAGE.exists() or PAGE.read_text(encoding="utf-8") != page():
             print(
                 "book/equations.md is not up to date: run `make sync`", file=sys.stderr
             )
             return 1
         return 0
-    PAGE.write_text(page(), encoding="utf-8")
+    write_if_new(PAGE, page())
     return 0
 
 

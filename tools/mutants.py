@@ -2,8 +2,9 @@
 
     python -m tools.mutants [CHAPTER ...]
 
-A mutant is a chapter's module with one change: a sign, an index, a root, a factor, a name. Only tests that carry
-``@pytest.mark.equation`` may catch it. Survivors are listed; each must be shown to be equivalent, or needs a test.
+A mutant is a chapter's module with one change: a sign, an index, a root, a factor, a name. Only
+tests that carry ``@pytest.mark.equation`` may catch it. Survivors are listed: each is equivalent
+(such as swapped arguments of a distance) or needs a test, and only a reader can tell which.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -161,6 +163,13 @@ def survives(module: str, mutant: str, tests: list[str]) -> bool:
                 ["-m", "equation", "-x", "-q", "-p", "no:cacheprovider", *tests]
             )
         os.chdir(ROOT)
+    # INTERRUPTED: the mutant could not even be imported. Anything else is no verdict.
+    if code not in (
+        pytest.ExitCode.OK,
+        pytest.ExitCode.TESTS_FAILED,
+        pytest.ExitCode.INTERRUPTED,
+    ):
+        raise RuntimeError(f"pytest ended with {code}")
     return code == pytest.ExitCode.OK
 
 
@@ -182,7 +191,8 @@ def run(jobs: list[tuple[str, str, str]]) -> list[str]:
                         module, mutant, [f"tests/{f}" for f in (own, *others)]
                     )
                 except BaseException:
-                    alive = False
+                    traceback.print_exc()
+                    os._exit(2)
                 os._exit(1 if alive else 0)
             running[pid] = (f"{module}.{text}", time.monotonic())
         pid, status = os.waitpid(-1, os.WNOHANG)
@@ -194,6 +204,8 @@ def run(jobs: list[tuple[str, str, str]]) -> list[str]:
             continue
         text, _ = running.pop(pid)
         done += 1
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 2:
+            raise SystemExit(f"the test run itself broke, without a verdict: {text}")
         if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 1:
             survivors.append(text)
             print(f"survived: {text}", flush=True)
@@ -212,13 +224,21 @@ def main() -> int:
     )
     parser.add_argument("chapters", nargs="*")
     names = parser.parse_args().chapters or chapters(ROOT)
-    jobs = [
-        (name, text, mutant)
-        for name in names
-        for text, mutant in mutants(
-            (ROOT / f"ddpm_nb/{name}.py").read_text(), lambda f: f == "check_t"
-        )
+    plain = [
+        (name, "unchanged", (ROOT / f"ddpm_nb/{name}.py").read_text()) for name in names
     ]
+    if len(run(plain)) != len(plain):
+        raise SystemExit(
+            "make mutants: a marked test fails without any mutant; nothing was tried"
+        )
+    # A function inside a function is met twice; the same mutant counts once.
+    jobs = list(
+        {
+            (name, mutant): (name, text, mutant)
+            for name, _, source in plain
+            for text, mutant in mutants(source, lambda f: f == "check_t")
+        }.values()
+    )
     survivors = run(jobs)
     caught = len(jobs) - len(survivors)
     print(

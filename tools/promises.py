@@ -11,6 +11,8 @@ from mdit_py_plugins.dollarmath import dollarmath_plugin
 SHOWS = "active-ipynb"  # the tag of a cell that shows something: code in the notebook, a comment in the module
 UNCOMPARED = "nbval-ignore-output"
 
+DECORATORS = {"classmethod", "contextmanager", "dataclass", "property", "staticmethod"}
+
 EQUATION = re.compile(r"\$\$\s*\(((?:eq|def)-[a-z0-9-]+)\)")
 # What a plain Markdown reader (Colab, GitHub) would show as it stands.
 LEFTOVER = {
@@ -39,26 +41,48 @@ def _literal(node: ast.expr) -> bool:
     """A literal, or a name for a type such as ``Callable[[Tensor], Tensor]``."""
     try:
         ast.literal_eval(node)
-    except ValueError:
-        return isinstance(node, ast.Subscript)
+    except (ValueError, TypeError):
+        return isinstance(node, ast.Subscript) and not _calls(node)
     return True
+
+
+def _calls(node: ast.AST) -> bool:
+    return any(isinstance(inner, ast.Call) for inner in ast.walk(node))
+
+
+def _acts(node: ast.stmt) -> bool:
+    """Would this statement, at the top of a module or a class, do more than define something?"""
+    match node:
+        case (
+            ast.Import() | ast.ImportFrom() | ast.Expr(value=ast.Constant(value=str()))
+        ):
+            return False
+        case ast.AnnAssign(value=None):
+            return False
+        case ast.Assign(value=value) | ast.AnnAssign(value=ast.expr() as value):
+            return not _literal(value)
+        case ast.FunctionDef():
+            defaults = [*node.args.defaults, *(d for d in node.args.kw_defaults if d)]
+            return any(map(_calls, defaults)) or _decorated_oddly(node)
+        case ast.ClassDef():
+            return any(map(_acts, node.body)) or _decorated_oddly(node)
+    return True
+
+
+def _decorated_oddly(node: ast.FunctionDef | ast.ClassDef) -> bool:
+    return any(
+        ast.unparse(mark).split("(")[0] not in DECORATORS
+        for mark in node.decorator_list
+    )
 
 
 def definitions_only(module: str) -> list[str]:
     """Complain about whatever a module would *do* on import, beyond defining things."""
-    found = []
-    for node in ast.parse(module).body:
-        match node:
-            case ast.Import() | ast.ImportFrom() | ast.FunctionDef() | ast.ClassDef():
-                continue
-            case ast.Expr(value=ast.Constant(value=str())):
-                continue
-            case ast.Assign(value=value) | ast.AnnAssign(value=ast.expr() as value) if (
-                _literal(value)
-            ):
-                continue
-        found.append(f"line {node.lineno}: `{ast.unparse(node)[:60]}` is no definition")
-    return found
+    return [
+        f"line {node.lineno}: `{ast.unparse(node)[:60]}` is no definition"
+        for node in ast.parse(module).body
+        if _acts(node)
+    ]
 
 
 def leftover_markup(markdown: str) -> list[str]:

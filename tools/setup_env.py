@@ -133,6 +133,14 @@ def version_of_pip(python):
         return None
 
 
+def runs(python):
+    """Is this a Python that starts?"""
+    try:
+        return subprocess.call([python, "-c", ""], stderr=subprocess.DEVNULL) == 0
+    except EnvironmentError:
+        return False
+
+
 def install(root, python, stamp):
     """Bring .venv to what the stamp says."""
     venv = os.path.join(root, ".venv")
@@ -140,6 +148,13 @@ def install(root, python, stamp):
     old = read_stamp(root)
     if old is None:
         usable = version_of_pip(in_venv) == stamp["python"]
+        if not usable and runs(in_venv):
+            raise Trouble(
+                ".venv is not ours, and has no pip or another Python than {0}: move it away, "
+                "or say which Python it has: make PYTHON=/path/to/it".format(
+                    stamp["python"]
+                )
+            )
     else:
         usable = [old.get("root"), old.get("python")] == [
             stamp["root"],

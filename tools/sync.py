@@ -86,7 +86,10 @@ def write_notebook(notebook: Any, path: Path) -> None:
 def write_if_new(path: Path, text: str) -> None:
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        # Whole or not at all: an interrupted run must not leave half a notebook.
+        new = path.with_name(path.name + ".new")
+        new.write_text(text, encoding="utf-8")
+        new.replace(path)
 
 
 def as_text(notebook: Any, config: Any) -> str:
