@@ -222,6 +222,7 @@ def test_snr_falls_from_infinity(linear: Schedule) -> None:
     assert (linear.log_snr.diff() < 0).all()
 
 
+@pytest.mark.equation("eq-forward")
 def test_time_zero_is_the_picture_itself(linear: Schedule) -> None:
     x_0, noise = torch.randn(2, 3, 1, 4, 4)
     assert torch.equal(q_sample(x_0, 0, noise, linear), x_0)
@@ -247,6 +248,7 @@ def test_factors_are_rounded_once(linear: Schedule) -> None:
     )
 
 
+@pytest.mark.equation("def-alpha-bar")
 @pytest.mark.parametrize(
     "beta", [[0.1, 0.0], [0.1, 1.0], [-0.1], [float("nan")], [], [[0.1, 0.2]]]
 )
@@ -272,6 +274,7 @@ def test_cosine_refuses_negative_offset() -> None:
         Schedule.cosine(10, -0.1)
 
 
+@pytest.mark.equation("def-alpha-bar")
 def test_schedule_is_frozen_and_moves(linear: Schedule) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         linear.T = 5

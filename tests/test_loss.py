@@ -309,6 +309,7 @@ def test_reverse_variance_offers_the_paper_s_two_choices() -> None:
         reverse_variance(1, LINEAR, "medium")
 
 
+@pytest.mark.equation("eq-vlb-weight")
 def test_small_variance_has_no_weight_at_the_first_step() -> None:
     with pytest.raises(ValueError, match="t: expected 2"):
         vlb_weight(1, LINEAR, "small")

@@ -98,6 +98,13 @@ def test_noised_mixture_is_the_integral_over_x_0(t: int) -> None:
         assert density == pytest.approx(integrate(PRIOR * likelihood, X_0), rel=1e-7)
 
 
+@pytest.mark.equation("eq-mixture-marginal")
+def test_without_noise_the_mixture_is_itself() -> None:
+    x = torch.tensor([[-1.0], [0.3], [2.0]], dtype=F64)
+    same = noised_mixture(MIXTURE, 0, LINEAR).log_prob(x)
+    assert torch.allclose(same, MIXTURE.log_prob(x), rtol=1e-12, atol=0)
+
+
 @pytest.mark.equation("eq-optimal-noise")
 @pytest.mark.parametrize("t", [5, 40, 300, 1000])
 def test_optimal_noise_is_the_mean_over_x_0(t: int) -> None:
