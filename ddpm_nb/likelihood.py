@@ -167,7 +167,7 @@ class GaussianMixture:
 # $$
 # \begin{aligned}
 # \theta^* &= \arg\max_\theta \prod_{i=1}^{m} p_\theta(x^i) && \text{the likelihood of independent draws} \\
-# &= \arg\max_\theta \sum_{i=1}^{m} \log p_\theta(x^i) && \log \text{ rises, so it keeps the place of the maximum} \\
+# &= \arg\max_\theta \sum_{i=1}^{m} \log p_\theta(x^i) && \log \text{ rises: the top stays in place} \\
 # &= \arg\max_\theta \frac1m\sum_{i=1}^{m} \log p_\theta(x^i) && \text{dividing by } m \text{ keeps it too} \\
 # &\approx \arg\max_\theta\ \mathbb E_{x\sim P_\text{data}}\bigl[\log p_\theta(x)\bigr] && \text{law of large numbers} \\
 # &= \arg\max_\theta \int P_\text{data}(x)\log p_\theta(x)\,dx && \text{definition of the expectation} .

@@ -208,7 +208,7 @@ def denoising_mean(
 #
 # At $t = 1$ the bound has $-\log p_\theta(x_0\mid x_1)$ instead. With $\sigma_1^2 = \beta_1$ it has the same part with $\theta$, because $\tilde\mu_1 = x_0$.
 #
-# The paper then *drops the factor in front*. May one do that? For each $t$ the best answer is the same, whatever positive number stands in front, as the section after next shows. A perfect network wins under both losses. The weight only decides at which $t$ an imperfect one takes more care. What is left is the simple loss: draw a picture, a time and a noise, and ask for the noise back.
+# The paper then *drops the factor in front*. May one do that? For each $t$ the best answer is the same, whatever positive number stands in front: Eq. [best guess](#eq-best-guess), further down. A perfect network wins under both losses. The weight only decides at which $t$ an imperfect one takes more care. What is left is the simple loss: draw a picture, a time and a noise, and ask for the noise back.
 #
 # $$
 # L_\text{simple}(\theta) = \mathbb E_{x_0,\ t,\ \varepsilon}\Bigl[\bigl\lVert\varepsilon-\varepsilon_\theta\bigl(\sqrt{\bar\alpha_t}\,x_0+\sqrt{1-\bar\alpha_t}\,\varepsilon,\ t\bigr)\bigr\rVert^2\Bigr], \qquad t\sim\text{Uniform}\{1,\dots,T\} .

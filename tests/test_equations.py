@@ -1,6 +1,5 @@
 """Every labelled equation has a marked test, and every mark and docstring names an equation that exists."""
 
-import ast
 import importlib
 import re
 from pathlib import Path
@@ -18,19 +17,6 @@ EQUATION_LINE = re.compile(
 )
 
 
-def marked(source: str) -> set[str]:
-    """The labels in ``@pytest.mark.equation("…")`` on test functions of a test file."""
-    return {
-        mark.args[0].value
-        for test in ast.walk(ast.parse(source))
-        if isinstance(test, ast.FunctionDef) and test.name.startswith("test_")
-        for mark in test.decorator_list
-        if isinstance(mark, ast.Call)
-        and ast.unparse(mark.func) == "pytest.mark.equation"
-        if isinstance(mark.args[0], ast.Constant)
-    }
-
-
 def uncovered(book: set[str], tests: set[str]) -> str:
     """What is labelled and not tested, or tested and not labelled; empty if nothing is."""
     lines = [f"{label}: no test is marked with it" for label in sorted(book - tests)]
@@ -42,8 +28,9 @@ def uncovered(book: set[str], tests: set[str]) -> str:
 
 
 def all_marked() -> set[str]:
+    files = (ROOT / "tests").glob("test_*.py")
     return set().union(
-        *(marked(path.read_text()) for path in (ROOT / "tests").glob("test_*.py"))
+        *(index.marked(path.read_text(encoding="utf-8")) for path in files)
     )
 
 
@@ -68,7 +55,7 @@ def helper(): ...
 # @pytest.mark.equation("eq-comment")
 def test_b(): "eq-text"
 """
-    assert marked(source) == {"eq-seen"}
+    assert index.marked(source) == {"eq-seen": ["test_a"]}
 
 
 def test_labels_are_read_as_the_site_reads_them() -> None:

@@ -63,19 +63,27 @@ def functions(chapter: str) -> dict[str, tuple[list[str], str]]:
     return found
 
 
+def marked(source: str) -> dict[str, list[str]]:
+    """For each label, the tests of one file that carry ``@pytest.mark.equation("…")`` with it."""
+    found: dict[str, list[str]] = {}
+    for test in ast.walk(ast.parse(source)):
+        if not isinstance(test, ast.FunctionDef) or not test.name.startswith("test_"):
+            continue
+        for mark in test.decorator_list:
+            if (
+                isinstance(mark, ast.Call)
+                and ast.unparse(mark.func) == "pytest.mark.equation"
+            ):
+                found.setdefault(ast.literal_eval(mark.args[0]), []).append(test.name)
+    return found
+
+
 def tests() -> dict[str, list[str]]:
     """For each label, the tests that are marked with it, as `file::test`."""
     found: dict[str, list[str]] = {}
     for path in sorted(Path("tests").glob("test_*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.FunctionDef):
-                continue
-            for mark in node.decorator_list:
-                if isinstance(mark, ast.Call) and ast.unparse(mark.func).endswith(
-                    "equation"
-                ):
-                    label = ast.literal_eval(mark.args[0])
-                    found.setdefault(label, []).append(f"{path.stem}::{node.name}")
+        for label, names in marked(path.read_text(encoding="utf-8")).items():
+            found.setdefault(label, []).extend(f"{path.stem}::{name}" for name in names)
     return found
 
 
