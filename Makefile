@@ -1,6 +1,6 @@
 # Every command of the book. `make` alone lists them. Works with GNU make 3.81, which macOS still ships.
 .DEFAULT_GOAL := help
-.PHONY: help setup book test sync execute html serve check mutants lock address clean
+.PHONY: help setup book test sync execute html pdf serve check bench mutants standalone bench-site links spelling package lock address clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -23,7 +23,7 @@ BUILD_SITE = @rm -rf _build/html _build/.doctrees _build/jupyter_execute && \
 	$(BIN)/jupyter-book build _build/src --path-output . -W -n --keep-going
 
 help: ## list the commands
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-17s %s\n", $$1, $$2 }'
 
 setup: ## make or renew .venv (the other commands do it themselves)
 	@command -v $(PYTHON) >/dev/null || { echo "setup: no $(PYTHON) on the PATH: Python 3.11 or newer is needed" >&2; exit 1; }
@@ -42,7 +42,9 @@ test: setup ## every check: the site, the tests, every chapter run and compared 
 	$(BUILD_SITE)
 	@echo "== tests"
 	@$(PY) -m pytest --junitxml=_build/tests.xml -q
-	@echo "== chapters run and compared with their stored outputs"
+	@echo "== chapters installed and imported in an environment that has what Colab has"
+	@$(PY) -m tools.standalone --quick
+	@echo "== chapters run, each alone in a folder, and compared with their stored outputs"
 	@$(PY) -m tools.report nbval
 	@$(PY) -m tools.report test
 
@@ -61,6 +63,9 @@ html: setup ## build the site from the stored outputs
 	$(BUILD_SITE)
 	@$(PY) -m tools.report html
 
+pdf: html ## the whole book as one PDF: _build/book.pdf
+	@$(PY) -m tools.pdf
+
 serve: ## show the built site at http://localhost:8000
 	@$(PY) -m http.server --bind 127.0.0.1 --directory _build/html 8000
 
@@ -76,8 +81,27 @@ check: setup ## the fast checks: pairs, lint, types, spelling, links, alt text
 	@$(PY) -m pytest -q -m fast
 	@$(PY) -m tools.report check
 
+bench: setup ## time the U-Net side by side with diffusers (or BENCH="train --rounds 3", BENCH=--ablate)
+	@$(PY) -m benchmarks $(BENCH)
+
 mutants: setup ## break every formula and see a marked test fail (20 minutes; or CHAPTERS="forward loss")
 	@$(PY) -m tools.mutants $(CHAPTERS)
+
+standalone: setup ## run each notebook alone, in an empty folder, with what Colab has (or CHAPTERS="forward loss")
+	@$(PY) -m tools.standalone $(CHAPTERS)
+
+bench-site: html ## bytes and times of the site against jupyter-book's stock build (MATHJAX=/path/to/mathjax/es5)
+	@$(PY) -m tools.bench_site $(if $(MATHJAX),--mathjax $(MATHJAX))
+
+links: setup ## ask every address on other hosts that the pages name (needs the network)
+	$(COPY)
+	@rm -rf _build/linkcheck && $(BIN)/jupyter-book build _build/src --path-output . --builder linkcheck
+
+spelling: setup ## the spelling of everything
+	@$(PY) -m codespell_lib
+
+package: setup ## the files of a release (TAG=v0.1.0 must be the package's version)
+	@$(PY) -m tools.package $(TAG)
 
 lock: setup ## renew requirements.txt with the newest versions that pyproject.toml allows
 	@$(PY) -m tools.lock

@@ -29,7 +29,7 @@ def use_style() -> None:
     plt.rcParams.update(
         {
             "figure.figsize": (7.0, 2.8),
-            "figure.dpi": 144,
+            "figure.dpi": 192,  # two dots for each of the 96 to the inch of a page
             "figure.constrained_layout.use": True,
             "savefig.bbox": "tight",
             "font.size": 10,

@@ -13,7 +13,7 @@
 #
 # **What you bring.** The bound for a chain, Eq. [chain bound](#eq-chain-elbo), from [the hidden variable](vae.ipynb); Bayes' rule; and the Markov property of [the forward process](forward.ipynb): given $x_{t-1}$, the step to $x_t$ does not look at anything earlier.
 #
-# **What you take away.** Three kinds of terms, each with a meaning: what the end of the chain still tells, how well each step back is learned, and how well the last step draws. And the reason why training may pick one $t$ at random.
+# **What you take away.** Three kinds of terms, each with a meaning: how far the end of the chain is from the noise that sampling starts with, how well each step back is learned, and how well the last step draws. And the reason why training may pick one $t$ at random.
 
 # %% tags=["active-ipynb"]
 # # In Colab this installs the book's package; elsewhere it is there, and nothing happens.
@@ -94,7 +94,7 @@ from torch import Tensor
 #
 # | term | name | what it costs |
 # |---|---|---|
-# | $L_T$ | prior | what $x_T$ still tells about $x_0$. No $\theta$ in it: a good schedule makes it almost nothing |
+# | $L_T$ | prior | how far the end of the chain, for this $x_0$, is from the $p(x_T)$ that sampling starts with. No $\theta$ in it: a good schedule makes it almost nothing |
 # | $L_{t-1}$, $t = 2,\dots,T$ | steps | how far the model's step back is from the true one *that knows $x_0$* |
 # | $L_0$ | reconstruction | how well $x_0$ is drawn when $x_1$ is given |
 #
@@ -102,7 +102,7 @@ from torch import Tensor
 #
 # ## Checked by counting
 #
-# On a chain with a few states every expectation is a finite sum. Nothing is estimated, and the two sides of the derivation can be compared to the last digit. The forward tables are $q(x_t = j\mid x_{t-1} = i)$, the model's are $p(x_{t-1} = i\mid x_t = j)$, and products of forward tables are the jumps.
+# On a chain with a few states every expectation is a finite sum. Nothing is estimated, and the two sides of the derivation can be compared to twelve digits. The forward tables are $q(x_t = j\mid x_{t-1} = i)$, the model's are $p(x_{t-1} = i\mid x_t = j)$, and products of forward tables are the jumps.
 
 # %%
 @dataclass(frozen=True, eq=False)
@@ -229,11 +229,13 @@ def _sums_to_one(table: Tensor) -> bool:
 # q(x_{t-1}\mid x_t) = \sum_{x_0} q(x_0\mid x_t)\,q(x_{t-1}\mid x_t, x_0) ,
 # $$
 #
-# the steps that know $x_0$, averaged over the starts that $x_t$ leaves possible. Why is it the best? Averaged over the data, $L_{t-1}$ is $-\mathbb E\log p_\theta(x_{t-1}\mid x_t)$ plus something without $\theta$, and by Eq. [KL is not negative](#eq-kl-nonnegative) nothing makes that smaller than $q(x_{t-1}\mid x_t)$ itself.
+# the steps that know $x_0$, averaged over the starts that $x_t$ leaves possible. Why is it the best? Averaged over the data, $L_{t-1}$ is $-\mathbb E\log p_\theta(x_{t-1}\mid x_t)$ plus something without $\theta$, and by Eq. [KL is not negative](#eq-kl-nonnegative) nothing makes that smaller than $q(x_{t-1}\mid x_t)$ itself. Even this step pays: it is compared with a step that knows $x_0$, and it does not know $x_0$.
 #
 # Let the forward process be a walk on a ring of twelve states that jumps anywhere with probability 0.3, and otherwise stays or goes to a neighbour. Let the data sit on three neighbouring states. Here is what the best model pays, in bits, averaged over the data.
 
 # %% mystnb={"image": {"alt": "Bars with the cost in bits of each term for a chain of 12 steps. The reconstruction, at the left, costs most; the steps cost less and less as t grows; the prior term, at the right, is too small to be seen."}} tags=["active-ipynb"]
+# import math
+#
 # import matplotlib.pyplot as plt
 #
 # from ddpm_nb import _figures as fig
@@ -258,7 +260,7 @@ def _sums_to_one(table: Tensor) -> bool:
 #
 #
 # def bits(nats):
-#     return float((data * nats).sum() / torch.log(torch.tensor(2.0)))
+#     return float((data * nats).sum()) / math.log(2)
 #
 #
 # costs = [
@@ -277,12 +279,15 @@ def _sums_to_one(table: Tensor) -> bool:
 # plt.show()
 #
 # entropy = bits(-data.clamp(min=1e-300).log())
-# print(f"the sum of all terms: {sum(costs):.3f} bits")
-# print(f"the entropy of the data: {entropy:.3f} bits")
-# assert sum(costs) > entropy
+# end = (marginals[-1] * (marginals[-1] / prior).log()).sum()  # KL(q(x_T) || p(x_T))
+# print("L_0 ... L_12 in bits:", *(f"{cost:.3f}" for cost in costs))
+# print(f"the sum of all terms:    {sum(costs):.6f} bits")
+# print(f"the entropy of the data: {entropy:.6f} bits")
+# print(f"the difference:          {sum(costs) - entropy:.6f} bits")
+# print(f"KL(q(x_T) || p(x_T)):    {end / math.log(2):.6f} bits")
 
 # %% [markdown]
-# No model can go below the entropy of the data: averaged over the data, $L$ is at least the mean of $-\log p_\theta(x_0)$, and that is the entropy plus a divergence, by Eq. [likelihood and KL](#eq-likelihood-kl). The best model comes very close to it. Most of the cost sits at the small $t$, where the details are decided. The prior term is almost nothing: after twelve steps the chain has forgotten where it began.
+# No model can go below the entropy of the data: averaged over the data, $L$ is at least the mean of $-\log p_\theta(x_0)$, and that is the entropy plus a divergence, by Eq. [likelihood and KL](#eq-likelihood-kl). Here the divergence is exactly $\mathrm{KL}(q(x_T)\,\|\,p(x_T))$: the best model's steps back are right, only its start is not. Most of the cost sits at the small $t$, where the details are decided. The prior term is almost nothing: after twelve steps the chain has forgotten where it began.
 #
 # ## One random $t$ is enough
 #
@@ -292,7 +297,7 @@ def _sums_to_one(table: Tensor) -> bool:
 # \mathbb E_{t\sim\text{Uniform}\{2,\dots,T\}}\bigl[(T-1)\,L_{t-1}\bigr] = \sum_{t=2}^{T} L_{t-1} .
 # $$ (eq-one-random-t)
 #
-# That is the definition of a mean, read backwards. A gradient step with the single term therefore points in the right direction *on average*, at a fraction of the cost. The price is scatter: terms differ in size, and a step follows only one of them. A batch with a different $t$ for each picture averages much of it away. Line 3 of Algorithm 1 does the same, with $t$ from $1$ to $T$: there $L_0$ is the term $t = 1$, and the constant factor, which moves no minimum, is dropped.
+# That is the definition of a mean, read backwards. A gradient step with the single term therefore points in the right direction *on average*, at a fraction of the cost. The price is scatter: terms differ in size, and a step follows only one of them. A batch with a different $t$ for each picture averages much of it away. Line 3 of Algorithm 1 does the same, with $t$ from $1$ to $T$: there $L_0$ is the term $t = 1$, and the constant factor, which moves no minimum, is dropped. (The loss of Algorithm 1 drops one thing more, a weight that depends on $t$: see [the loss](loss.ipynb).)
 
 # %% mystnb={"image": {"alt": "Histograms of the estimated sum of all steps, from one random t and from a batch of 128 of them. From one random t: a few separate grey bars, the tallest at 0, the farthest near 2 bits. From the mean over 128 random t: one narrow blue hill around the dashed line of the true sum, 0.25 bits."}} tags=["active-ipynb"]
 # terms = torch.tensor(costs[1:-1])
@@ -317,6 +322,8 @@ def _sums_to_one(table: Tensor) -> bool:
 # print("the mean of the single-t estimates is the sum, within four error bars")
 
 # %% [markdown]
+# With these few terms the whole sum would be cheaper than a batch of 128. With $T = 1000$ it would not: the batch costs 128 runs of the network, the whole sum 999 for every picture.
+#
 # ## Where people slip
 #
 # **Turning all steps round.** The trick with Bayes' rule is for $t\ge 2$. At $t = 1$ it would bring in $q(x_0\mid x_1,x_0)$, a certainty: for continuous pictures it has no density whose logarithm one could take. On a few states it is simply 1, and the divergence for $t = 1$ is then $-\log p_\theta(x_0\mid x_1)$, that is, $L_0$ itself. So a sum that starts at 1 and also carries an $L_0$ counts it twice.
@@ -350,7 +357,7 @@ def _sums_to_one(table: Tensor) -> bool:
 #
 # <details><summary>Solution</summary>
 #
-# Let two chains take the same step, one from $q(x_T\mid x_0)$, one from $p(x_T)$. The divergence of the pairs $(x_T, x_{T+1})$ is that of $x_T$, since the step is the same. Split the other way round, it is the divergence of $x_{T+1}$ plus a mean divergence of the steps back, which is not negative. So the divergence of $x_{T+1}$ is not larger. On the ring the uniform $p$ stays uniform, so this is the prior term of the longer chain; the cell shows that it falls strictly.
+# For pairs, $\log\frac{q(a,b)}{p(a,b)} = \log\frac{q(a)}{p(a)} + \log\frac{q(b\mid a)}{p(b\mid a)}$. So the divergence of a pair is that of $a$ plus the mean divergence of $b$ given $a$. Now let two chains take the same step, one from $q(x_T\mid x_0)$, one from $p(x_T)$. The divergence of the pairs $(x_T, x_{T+1})$ is that of $x_T$, since the step is the same. Split the other way round, it is the divergence of $x_{T+1}$ plus a mean divergence of the steps back, which is not negative. So the divergence of $x_{T+1}$ is not larger. On the ring the uniform $p$ stays uniform, so this is the prior term of the longer chain; the cell shows that it falls strictly.
 #
 # </details>
 

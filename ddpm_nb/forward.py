@@ -9,7 +9,7 @@
 # %% [markdown]
 # # From data to noise: the forward process
 #
-# **The question.** How can we turn a picture into pure noise in steps so small that each of them can later be undone? And how do we reach step $t$ without walking there?
+# **The question.** How can we turn a picture into pure noise, step by step? And how do we reach step $t$ without walking there?
 #
 # **What you bring.** The normal distribution $\mathcal N(\mu, \sigma^2)$, and two rules for independent random numbers: means add, variances add.
 #
@@ -68,7 +68,7 @@ from torch import Tensor
 # %% [markdown]
 # ## The schedule: how much noise, and when
 #
-# The numbers $\beta_1, \dots, \beta_T$ are chosen by hand before training. The student's notes that [this book follows](bibliography.md) compare them with a learning rate. That helps in one way: both are small numbers, set in advance, that say how big a step is. It fails in another: a learning rate changes how fast a network learns, while the $\beta_t$ change *what it has to learn*.
+# The numbers $\beta_1, \dots, \beta_T$ are chosen by hand before training. The student's notes that [this book follows](bibliography.md) compare them with a learning rate. That helps in one way: both are small numbers, set in advance, that say how big a step is. It fails in another: a learning rate changes how fast a network learns, while the $\beta_t$ change *what it has to learn*. Why so many of them, and so small? Because only a small step has a step back that is nearly a bell: see [the posterior](posterior.ipynb).
 #
 # Two numbers made from them appear everywhere:
 #
@@ -76,7 +76,7 @@ from torch import Tensor
 # \alpha_t = 1-\beta_t, \qquad \bar\alpha_t = \prod_{s=1}^{t} \alpha_s, \qquad \bar\alpha_0 = 1 .
 # $$ (def-alpha-bar)
 #
-# Read $\bar\alpha_t$ as "how much of the picture's power is left at time $t$"; the picture itself is multiplied by $\sqrt{\bar\alpha_t}$. It starts at 1 and falls at every step.
+# Read $\bar\alpha_t$ as "how much of the picture's power is left at time $t$"; the picture itself is multiplied by $\sqrt{\bar\alpha_t}$. (*Power* is the mean square of the numbers: a factor $c$ changes it by $c^2$.) It starts at 1 and falls at every step.
 #
 # **The linear schedule** is the paper's. The $\beta_t$ lie on a straight line from $\beta_1 = 0.0001$ to $\beta_T = 0.02$, with $T = 1000$:
 #
@@ -315,7 +315,7 @@ def q_step(
 # linear, cosine = Schedule.linear(), Schedule.cosine()
 # t = torch.arange(1001)
 #
-# figure, (left, right) = plt.subplots(1, 2)
+# figure, (left, right) = plt.subplots(1, 2, figsize=(6.6, 2.7))
 # for name, schedule, color in (
 #     ("linear", linear, fig.BLUE),
 #     ("cosine", cosine, fig.ORANGE),
@@ -327,7 +327,7 @@ def q_step(
 #     xlabel="t", ylabel=r"$\bar\alpha_t$", title="share of the picture that is left"
 # )
 # fig.label_line(left, 560, 0.0135, "linear", fig.BLUE, ha="right", va="bottom")
-# fig.label_line(left, 930, 0.03, "cosine", fig.ORANGE, ha="right")
+# fig.label_line(left, 880, 0.03, "cosine", fig.ORANGE, ha="right")
 # fig.label_line(right, 180, 0.45, "linear", fig.BLUE, ha="right")
 # fig.label_line(right, 540, 0.5, "cosine", fig.ORANGE)
 # plt.show()
@@ -436,7 +436,7 @@ def q_sample(x_0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) ->
 # \sqrt{1-\bar\alpha_t}\;\varepsilon \;=\; \sum_{s=1}^{t} \sqrt{\beta_s\,\frac{\bar\alpha_t}{\bar\alpha_s}}\;w_s .
 # $$ (eq-noise-sum)
 #
-# This is an identity between numbers, not only between distributions, so it can be checked to the last digit: walk $t$ steps with noises $w_1, \dots, w_t$, work out $\varepsilon$ from them, and jump with that $\varepsilon$. Both must arrive at the same point.
+# This is an identity between numbers, not only between distributions, so it can be checked to rounding: walk $t$ steps with noises $w_1, \dots, w_t$, work out $\varepsilon$ from them, and jump with that $\varepsilon$. Both must arrive at the same point.
 
 # %% tags=["active-ipynb"]
 # generator = torch.Generator().manual_seed(0)
@@ -460,7 +460,7 @@ def q_sample(x_0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) ->
 #     print(f"share of the last step in the total noise at t = {t}: {last:.1%}")
 
 # %% [markdown]
-# The share of the last step is $\beta_t/(1-\bar\alpha_t)$: at $t = 500$ only about one hundredth. Remember this when we walk back: the network will predict the *total* noise, and a step back removes only a small share of it, except for the last few.
+# The last step's share of the variance is $\beta_t/(1-\bar\alpha_t)$: at $t = 500$ only about one hundredth. Remember this when we walk back: the network will predict the *total* noise, and a step back removes only a small share of it, except for the last few.
 #
 # ## Jump = walk, seen
 #
@@ -534,7 +534,7 @@ def q_sample(x_0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) ->
 # \operatorname{SNR}(t) = \frac{\bar\alpha_t}{1-\bar\alpha_t} .
 # $$ (def-snr)
 #
-# It falls at every step, because $\bar\alpha_t$ does. Its logarithm is the fairest clock of the process: on that axis, every value says the same about a picture, whichever schedule led there. Two schedules that pass through the same values of the SNR show the network the same family of noisy pictures; they only spend their steps differently.
+# It falls at every step, because $\bar\alpha_t$ does. It fixes $\bar\alpha_t$, and $\bar\alpha_t$ fixes $q(x_t\mid x_0)$. So at equal SNR two schedules show the network the same noisy pictures; they only spend their steps differently. The logarithm puts very large and very small values on one axis.
 #
 # In the code it is `schedule.log_snr`. At the end the signal must be gone. Sampling will start from pure noise $\mathcal N(0, I)$, so $q(x_T \mid x_0)$ must be so close to $\mathcal N(0, I)$ that nobody can tell the two apart, whatever $x_0$ was. That asks for $\bar\alpha_T \approx 0$. It is easy to get wrong: keep the two end points of the linear schedule, but take only 100 steps between them.
 
@@ -548,7 +548,7 @@ def q_sample(x_0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) ->
 #     print(f"{name}:  alpha_bar_T = {schedule.alpha_bar[-1]:.1e}")
 
 # %% [markdown]
-# With $T = 100$ more than a third of the signal's power is still there at the end. A sampler that starts from pure noise then starts from a place where the forward process never arrives. When you change $T$, scale the $\beta_t$ by $1000/T$ (for $T$ above 20; below, $\beta_T$ would reach 1), or use the cosine schedule, which is defined through $t/T$.
+# With $T = 100$ more than a third of the signal's power is still there at the end. A sampler that starts from pure noise then starts from a place where the forward process never arrives. When you change $T$, scale the $\beta_t$ by $1000/T$ (for $T$ above 20; at 20 and below, $\beta_T$ would reach 1), or use the cosine schedule, which is defined through $t/T$.
 
 # %% mystnb={"image": {"alt": "Two panels. Left: log signal-to-noise ratio against t over T for three schedules. Linear with 1000 steps falls from about 9 to minus 10; cosine falls in a long even slope and dives at the end, below the edge of the picture; linear with 100 steps stops near minus 0.6, far above the other two. Right: a digit noised at t over T = 0.1, 0.3, 0.5, 0.7 and 1, for each schedule; with linear T = 100 the digit is still readable at the end."}} tags=["active-ipynb"]
 # figure = plt.figure(figsize=(7.4, 2.9))

@@ -65,13 +65,13 @@ def gaussian_log_prob(x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
 
 
 # %% [markdown]
-# A single bell is too simple to stand for data. A **mixture** of bells is not: it has several bumps, like real data, and yet everything about it can be written down. A draw from it first picks a bump $k$ with probability $\pi_k$, then draws from that bump:
+# A single bell is too simple to stand for data. A **mixture** of bells is not: it has several bumps, like real data, and yet its density can be written down, also after noise has been added. A draw from it first picks a bump $k$ with probability $\pi_k$, then draws from that bump:
 #
 # $$
 # p(x) = \sum_{k=1}^{K} \pi_k\, \mathcal N\bigl(x;\ \mu_k, s_k^2 I\bigr), \qquad \sum_k \pi_k = 1 .
 # $$ (def-mixture)
 #
-# ($I$ is the identity matrix: the same variance $s_k^2$ in every coordinate, no correlation.) The book uses mixtures as data whose answers are known: the density at every noise level, the best possible denoiser, the smallest possible loss. A network can be measured against them.
+# ($I$ is the identity matrix: the same variance $s_k^2$ in every coordinate, no correlation.) The book uses mixtures as data whose answers are known: the density at every noise level, the best possible denoiser and, with draws, the smallest possible loss. A network can be measured against them.
 
 # %%
 @dataclass(frozen=True, eq=False, init=False)
@@ -146,6 +146,7 @@ class GaussianMixture:
                 f"x: expected points with {self.means.shape[1]} coordinates, "
                 f"got shape {tuple(x.shape)}"
             )
+        # The bumps' densities add up, not their logarithms.
         return torch.logsumexp(self.log_joint(x), dim=-1)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
@@ -229,13 +230,13 @@ class GaussianMixture:
 #
 # The last step uses $\mathbb E(x-\mu_1)^2 = \sigma_1^2$ and $\mathbb E(x-\mu_2)^2 = \sigma_1^2+(\mu_1-\mu_2)^2$, since $x-\mu_2 = (x-\mu_1)+(\mu_1-\mu_2)$ and the mixed term has mean 0. With several independent coordinates the logarithms add, and so do the divergences.
 #
-# **Correlated coordinates** have a covariance matrix $C$ in the place of the variances, and the density $\mathcal N(x;\mu,C) \propto \exp\bigl(-\tfrac12(x-\mu)^\top C^{-1}(x-\mu)\bigr)/\sqrt{\det C}$. The same three steps, with $\mathbb E\bigl[(x-\mu_1)^\top M (x-\mu_1)\bigr] = \operatorname{tr}(M C_1)$ for any matrix $M$, give
+# **Correlated coordinates** have a covariance matrix $C$ in the place of the variances, and the density $\mathcal N(x;\mu,C) \propto \exp\bigl(-\tfrac12(x-\mu)^\top C^{-1}(x-\mu)\bigr)/\sqrt{\det C}$. The same three steps, with $\mathbb E\bigl[(x-\mu_1)^\top M (x-\mu_1)\bigr] = \operatorname{tr}(M C_1)$ for any matrix $M$ (the trace $\operatorname{tr}$ is the sum of the diagonal), give
 #
 # $$
 # \mathrm{KL} = \frac12\left[\operatorname{tr}\bigl(C_2^{-1}C_1\bigr) + (\mu_1-\mu_2)^\top C_2^{-1}(\mu_1-\mu_2) - D - \log\frac{\det C_1}{\det C_2}\right].
 # $$ (eq-gaussian-kl-full)
 #
-# This book needs it once, in an exercise on [the hidden variable](vae.ipynb). With diagonal matrices it is the sum above.
+# With diagonal matrices it is the sum above. Only the linear model of [the hidden variable](vae.ipynb) needs it; whoever skips that model can skip this.
 
 # %%
 def gaussian_kl(mean_1: Tensor, var_1: Tensor, mean_2: Tensor, var_2: Tensor) -> Tensor:
@@ -306,7 +307,7 @@ def gaussian_kl(mean_1: Tensor, var_1: Tensor, mean_2: Tensor, var_2: Tensor) ->
 #     )
 # ax.set(xlabel="x", ylabel="density", yticks=[])
 # ax.text(-2.0, 0.26, "data", color=fig.GREY, ha="center")
-# fig.label_line(ax, -4.6, 0.07, "KL(data ‖ bell):\ncovers both", fig.BLUE, ha="center")
+# fig.label_line(ax, -4.6, 0.1, "KL(data ‖ bell):\ncovers both", fig.BLUE, ha="center")
 # fig.label_line(ax, 2.7, 0.62, "KL(bell ‖ data):\nseeks one bump", fig.ORANGE)
 # plt.show()
 # print(f"KL(data || bell): mean {cover[0]:.2f}, std {cover[1]:.2f}")
@@ -314,6 +315,8 @@ def gaussian_kl(mean_1: Tensor, var_1: Tensor, mean_2: Tensor, var_2: Tensor) ->
 
 # %% [markdown]
 # The covering bell has the mean and the variance of the data: $0.7\cdot 2 - 0.3\cdot 2 = 0.8$ and $0.25 + 4 - 0.64 = 3.61 = 1.9^2$. For one bell, maximum likelihood is moment matching: the mean of $\log\mathcal N(x;\mu,\sigma^2)$ over the data is $-\tfrac12\bigl[\log 2\pi\sigma^2 + (\operatorname{Var}[x]+(\mathbb E[x]-\mu)^2)/\sigma^2\bigr]$, and setting its derivatives to zero gives $\mu = \mathbb E[x]$ and $\sigma^2 = \operatorname{Var}[x]$.
+#
+# The bell on the *small* bump is a minimum of the reversed divergence too, but a worse one: it costs $-\log 0.3 = 1.20$ nats, the bell on the large bump $-\log 0.7 = 0.36$.
 #
 # ## The average finds its expectation like $1/\sqrt m$
 #
@@ -345,7 +348,7 @@ def gaussian_kl(mean_1: Tensor, var_1: Tensor, mean_2: Tensor, var_2: Tensor) ->
 # %% [markdown]
 # ## Where people slip
 #
-# **"Find the largest $\theta$."** The student's notes, which [this book follows](bibliography.md), say it in passing; what is meant is the $\theta$ *for which the likelihood is largest*. And $p_\theta(x)$ is a density, not a probability: for continuous $x$ it can exceed 1, and the probability of any single picture is zero.
+# **"Find the largest $\theta$."** The student's notes, which [this book follows](bibliography.md), say it in passing; what is meant is the $\theta$ *for which the likelihood is largest*. And $p_\theta(x)$ is a density, not a probability: for continuous $x$ it can exceed 1, and the probability of any single picture is zero. (A model that gives whole grey levels has probabilities.)
 #
 # **Plausible is not typical.** A high density does not mean that samples look like this. In $D$ dimensions the density of $\mathcal N(0, I)$ is highest at the origin, yet for large $D$ practically no sample comes near it: the squared length of a sample is a sum of $D$ squares, about $D$.
 
@@ -381,7 +384,7 @@ def gaussian_kl(mean_1: Tensor, var_1: Tensor, mean_2: Tensor, var_2: Tensor) ->
 # print(torch.allclose(gaussian_kl(a, var, b, var), gaussian_kl(b, var, a, var)))
 
 # %% [markdown]
-# **2.** Estimate $\mathrm{KL}(P\|Q)$ for two normal distributions by drawing from $P$ and averaging $\log P - \log Q$. Is the formula within the error bar?
+# **2.** Estimate $\mathrm{KL}(P\|Q)$ for two normal distributions by drawing from $P$ and averaging $\log P - \log Q$. Is the formula within four error bars?
 #
 # <details><summary>Solution</summary>
 #
@@ -423,6 +426,6 @@ def gaussian_kl(mean_1: Tensor, var_1: Tensor, mean_2: Tensor, var_2: Tensor) ->
 # %% [markdown]
 # ## Summary
 #
-# Maximum likelihood looks for the model under which the sample is most likely. For much data that is the model with the smallest divergence $\mathrm{KL}(P_\text{data}\|p_\theta)$, because the two differ by an entropy that has no $\theta$. The divergence is never negative, it is not symmetric, and in this direction it punishes a model that misses any part of the data.
+# Maximum likelihood looks for the model under which the sample is most likely. For much data that is the model with the smallest divergence $\mathrm{KL}(P_\text{data}\|p_\theta)$, because the mean log-likelihood is minus this divergence, minus an entropy that has no $\theta$. The divergence is never negative, it is not symmetric, and in this direction it punishes a model that misses any part of the data.
 #
 # **The next question.** A model that draws pictures starts from a hidden variable. How likely is a picture under such a model? See [the hidden variable](vae.ipynb).

@@ -47,6 +47,8 @@ Variance = Literal["large", "small"]
 # \hat x_0 = \frac{x_t-\sqrt{1-\bar\alpha_t}\;\hat\varepsilon}{\sqrt{\bar\alpha_t}} .
 # $$ (eq-predict-x0)
 #
+# Why the noise, and not the picture? For a perfect network it makes no difference. For a learned one it decides what an error costs: $\lVert\hat x_0-x_0\rVert^2 = \frac{1-\bar\alpha_t}{\bar\alpha_t}\lVert\hat\varepsilon-\varepsilon\rVert^2$, so an equal error of the noise is next to none in the picture at small $t$, and a large one at large $t$, where no guess of the picture can be good. The paper tried other targets and got its best pictures with this one.
+#
 # ## Line 4 of Algorithm 2
 #
 # Put this $\hat x_0$ into the mean of the step back, Eq. [posterior mean](#eq-posterior-mean), and simplify:
@@ -60,7 +62,7 @@ Variance = Literal["large", "small"]
 # \end{aligned}
 # $$
 #
-# Since $\beta_t+\alpha_t = 1$, the fraction in front of $x_t$ is 1. What remains is the mean in line 4 of Algorithm 2:
+# Since $\beta_t+\alpha_t = 1$, the fraction in front of $x_t$ is 1. We *choose* what remains as the form of the model's mean, with the network's guess in it. It is the mean in line 4 of Algorithm 2:
 #
 # $$
 # \mu_\theta(x_t, t) = \frac{1}{\sqrt{\alpha_t}}\left(x_t - \frac{\beta_t}{\sqrt{1-\bar\alpha_t}}\;\varepsilon_\theta(x_t, t)\right).
@@ -124,12 +126,12 @@ def denoising_mean(
 # $$
 # \begin{aligned}
 # &\mathbb E_{q(x_0\mid x_t)}\,\mathrm{KL}\bigl(q(x_{t-1}\mid x_t,x_0)\,\|\,p\bigr) \\
-# &\quad= \mathbb E\left[\log\frac{q(x_{t-1}\mid x_t,x_0)}{p(x_{t-1})}\right] && \text{both expectations as one} \\
+# &\quad= \mathbb E\left[\log\frac{q(x_{t-1}\mid x_t,x_0)}{p(x_{t-1})}\right] && \text{both as one, over } x_0 \text{ and } x_{t-1} \text{ given } x_t \\
 # &\quad= \mathbb E\left[\log\frac{q(x_{t-1}\mid x_t)}{p(x_{t-1})}\right] + \mathbb E\left[\log\frac{q(x_{t-1}\mid x_t,x_0)}{q(x_{t-1}\mid x_t)}\right] && \text{times one, inside the log.}
 # \end{aligned}
 # $$
 #
-# The first term has no $x_0$ in it any more, and drawing $x_0$ and then $x_{t-1}$ is the same as drawing $x_{t-1}$ from $q(x_{t-1}\mid x_t)$. So it is a divergence. The second term has no $p$ in it: it is the **mutual information** of $x_0$ and $x_{t-1}$ for this $x_t$, the part of $x_{t-1}$ that only $x_0$ could tell. Hence
+# The first term has no $x_0$ in it any more, and drawing $x_0$ and then $x_{t-1}$ is the same as drawing $x_{t-1}$ from $q(x_{t-1}\mid x_t)$. So it is a divergence. The second term has no $p$ in it: it is the **mutual information** of $x_0$ and $x_{t-1}$ for this one $x_t$ (elsewhere the word often means an average over $x_t$): how much $x_0$ would still tell about $x_{t-1}$, in nats. Hence
 #
 # $$
 # \mathbb E_{q(x_0\mid x_t)}\,\mathrm{KL}\bigl(q(x_{t-1}\mid x_t,x_0)\,\|\,p\bigr) = \mathrm{KL}\bigl(q(x_{t-1}\mid x_t)\,\|\,p\bigr) + I(x_0;\,x_{t-1}\mid x_t) .
@@ -206,7 +208,7 @@ def denoising_mean(
 # \frac{\lVert\tilde\mu_t-\mu_\theta\rVert^2}{2\sigma_t^2} = \frac{\beta_t^2}{2\sigma_t^2\,\alpha_t\,(1-\bar\alpha_t)}\;\lVert\varepsilon-\varepsilon_\theta(x_t,t)\rVert^2 .
 # $$ (eq-vlb-weight)
 #
-# At $t = 1$ the bound has $-\log p_\theta(x_0\mid x_1)$ instead. With $\sigma_1^2 = \beta_1$ it has the same part with $\theta$, because $\tilde\mu_1 = x_0$.
+# At $t = 1$ the bound has $-\log p_\theta(x_0\mid x_1)$ instead. With $\sigma_1^2 = \beta_1$ it has the same part with $\theta$, because $\tilde\mu_1 = x_0$. (With $\tilde\beta_1 = 0$ there would be no density. The paper counts the probability of a whole grey level here; that changes $L_0$, not the idea.)
 #
 # The paper then *drops the factor in front*. May one do that? For each $t$ the best answer is the same, whatever positive number stands in front: Eq. [best guess](#eq-best-guess), further down. A perfect network wins under both losses. The weight only decides at which $t$ an imperfect one takes more care. What is left is the simple loss: draw a picture, a time and a noise, and ask for the noise back.
 #
@@ -284,17 +286,22 @@ def simple_loss(
     x_0: Tensor,
     schedule: Schedule,
     generator: torch.Generator | None = None,
+    *,
+    t: Tensor | None = None,
+    noise: Tensor | None = None,
 ) -> Tensor:
     """Return the loss of Algorithm 1 for one batch: the mean squared error of the noise.
 
     Each picture gets its own time and its own noise. Both are drawn on the generator's
-    device and moved to x_0's.
+    device and moved to x_0's, unless they are given.
 
     Args:
         model: noise = model(x_t, t), with t (B,) int64 in 1 ... T on x_t's device.
         x_0: (B, ...) clean pictures.
         schedule: the noise schedule, on x_0's device.
         generator: where the randomness comes from; torch's global one if None.
+        t: (B,) int64 times on x_0's device, if they are not to be drawn.
+        noise: (B, ...) noise on x_0's device, if it is not to be drawn.
 
     Returns:
         () the mean over pictures and coordinates.
@@ -309,11 +316,14 @@ def simple_loss(
         came = x_0.dtype if isinstance(x_0, Tensor) else type(x_0).__name__
         raise TypeError(f"x_0: expected a floating-point tensor, got {came}")
     source = generator.device if generator is not None else x_0.device
-    t = torch.randint(
-        1, schedule.T + 1, x_0.shape[:1], generator=generator, device=source
-    )
-    noise = torch.randn(x_0.shape, dtype=x_0.dtype, generator=generator, device=source)
-    t, noise = t.to(x_0.device), noise.to(x_0.device)
+    if t is None:
+        t = torch.randint(
+            1, schedule.T + 1, x_0.shape[:1], generator=generator, device=source
+        ).to(x_0.device)
+    if noise is None:
+        noise = torch.randn(
+            x_0.shape, dtype=x_0.dtype, generator=generator, device=source
+        ).to(x_0.device)
     predicted = ask(model, q_sample(x_0, t, noise, schedule), t)
     return (noise - predicted).square().mean()
 
@@ -321,7 +331,7 @@ def simple_loss(
 # %% [markdown]
 # ### Two bells slide together
 #
-# The variances are fixed, so only the means can move. Draw the true step back as a filled bell and the model's as a line, for a network that is far off, closer, and right. The divergence is the squared distance of the means, in units of the line's width, plus the constant.
+# The variances are fixed, so only the means can move. Draw the true step back as a filled bell and the model's as a line, for a network that is far off, closer, and right. The divergence is *half* the squared distance of the means, in units of the line's width, plus the constant, which is nearly 0 here.
 
 # %% mystnb={"image": {"alt": "Three panels, each with the same filled bell, the true step back, and an outlined bell of the same height, the model's. From left to right the outlined bell slides from far to the right onto the filled one, and the divergence written in the panels falls to nearly zero."}} tags=["active-ipynb"]
 # schedule = Schedule.linear()
@@ -344,7 +354,7 @@ def simple_loss(
 # plt.show()
 
 # %% [markdown]
-# What does dropping the weight do? Below is the weight for the paper's schedule. It falls steeply at small $t$: in the bound, the first steps, which concern the finest grain of a picture, count many times as much as those in the middle (the numbers stand below the picture). $L_\text{simple}$ counts all $t$ alike. It thereby cares more for the large features of a picture, and less for the finest grain.
+# Below is the dropped weight for the paper's schedule. It falls steeply at small $t$: in the bound, the first steps, which concern the finest grain of a picture, count many times as much as those in the middle. (It rises again at the end: once $\bar\alpha_t\approx0$ it is about $\beta_t/2$, and $\beta_t$ grows.) $L_\text{simple}$ counts all $t$ alike. It thereby cares more for the large features of a picture, and less for the finest grain. An experiment further down shows it.
 
 # %% mystnb={"image": {"alt": "The weight in the bound against t on a logarithmic scale. It starts at 0.5, falls steeply to a minimum of 0.005 near t = 350, and rises slowly again to 0.01 at t = 1000."}} tags=["active-ipynb"]
 # t = torch.arange(1, 1001)
@@ -379,9 +389,11 @@ def simple_loss(
 #
 # The mixed term, $2(\varepsilon^*-c)\cdot\mathbb E[\varepsilon-\varepsilon^*\mid x_t]$, is zero because the mean of a deviation from the mean is zero. The second term does not depend on $c$. So the best answer is $c = \varepsilon^*(x_t,t)$, and no network can do better than the second term.
 #
+# With $\varepsilon^*$ line 4 is exactly the mean of $q(x_{t-1}\mid x_t)$, although *one* guess stands there in the place of all possible $x_0$. For $\tilde\mu_t$ is a straight-line function of $x_0$, so the mean over $x_0$ may be taken inside: $\mathbb E[x_{t-1}\mid x_t] = \tilde\mu_t\bigl(x_t, \mathbb E[x_0\mid x_t]\bigr)$, and $\mathbb E[x_0\mid x_t]$ is $\hat x_0$ with $\varepsilon^*$ put in.
+#
 # ## The floor of the loss
 #
-# How low can the loss go, then? Not to zero: the second term stays, the scatter of the noise around its mean. For a mixture of bells this floor can be computed.
+# How low can the loss go, then? Not to zero: the second term stays, the scatter of the noise around its mean. For a mixture of bells this floor can be computed; here for the two bumps of the hinge, at $\pm1$ with width 0.1.
 
 # %% mystnb={"image": {"alt": "The smallest possible squared error per coordinate against t. It starts near 1 at t = 1, falls to 0.14 at t = 100, rises to a second, lower hill of 0.43 near t = 200, and then falls to zero."}} tags=["active-ipynb"]
 # from ddpm_nb.posterior import optimal_noise
@@ -415,9 +427,71 @@ def simple_loss(
 #
 # A training loss that stops falling above zero is therefore no sign of failure by itself: it may have come near its floor.
 #
+# ### What the dropped weight does
+#
+# A perfect network does not care about the weight; a small one, trained for a short time, does. Train the same network three times on the two bumps: with the simple loss, with the weight as a factor, and with $t$ *drawn* in proportion to the weight, which has the same mean. Then measure its squared distance to $\varepsilon^*$ at every $t$. The sum of these distances, with the weights of the bound, is what the network costs in nats.
+
+# %% mystnb={"image": {"alt": "Distance of three small networks to the perfect one against t, both axes logarithmic. With the weight as a factor the network is the farthest from about t = 10 on. With t drawn by weight it is the closest up to about t = 200. With the simple loss it is the farthest at t = 1 and, by a little, the closest at the largest t."}} tags=["active-ipynb", "nbval-ignore-output"]
+# def distances(chance, factor, steps=1200):
+#     """Train a network on t drawn by `chance`, its error times `factor`."""
+#     generator = torch.Generator().manual_seed(0)
+#     torch.manual_seed(0)
+#     net = torch.nn.Sequential(
+#         torch.nn.Linear(2, 16),
+#         torch.nn.SiLU(),
+#         torch.nn.Linear(16, 16),
+#         torch.nn.SiLU(),
+#         torch.nn.Linear(16, 1),
+#     )
+#     clock = schedule.log_snr.float() / 4  # how the network is told the time
+#
+#     def model(x_t, t):
+#         return net(torch.cat([x_t, clock[t][:, None]], dim=1))
+#
+#     optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
+#     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+#     for _ in range(steps):
+#         x_0 = bumps.sample(256, generator)
+#         t = torch.multinomial(chance, 256, replacement=True, generator=generator) + 1
+#         noise = torch.randn(x_0.shape, generator=generator)
+#         error = (noise - model(q_sample(x_0, t, noise, schedule), t)).square()
+#         optimizer.zero_grad()
+#         (factor[t - 1, None] * error).mean().backward()
+#         optimizer.step()
+#         decay.step()
+#     t = torch.arange(1, 1001).repeat(100)
+#     x_0 = bumps.sample(len(t), generator)
+#     x_t = q_sample(x_0, t, torch.randn(x_0.shape, generator=generator), schedule)
+#     with torch.no_grad():
+#         return (model(x_t, t) - best(x_t, t)).square().reshape(100, 1000).mean(0)
+#
+#
+# equal, share = torch.ones(1000), (weight / weight.mean()).float()
+# edges = torch.tensor([1, 2, 5, 10, 20, 50, 100, 200, 500, 1001])
+# figure, ax = plt.subplots(figsize=(5, 2.8))
+# nats = []
+# for name, chance, factor, color, x, y in (
+#     ("simple loss", equal, equal, fig.BLUE, 1.6, 0.075),
+#     ("weight as a factor", equal, share, fig.ORANGE, 1.6, 0.2),
+#     ("t drawn by weight", share, equal, fig.GREEN, 1, 0.003),
+# ):
+#     distance = distances(chance, factor)
+#     means = [part.mean() for part in distance.split(edges.diff().tolist())]
+#     ax.loglog((edges[:-1] * (edges[1:] - 1)).sqrt(), means, "o-", color=color)
+#     fig.label_line(ax, x, y, name, color)
+#     nats.append(float((weight * distance).sum()))
+#     print(f"{name:18}  {means[0]:.4f} at t = 1   {means[-1]:.4f} at t >= 500", end="")
+#     print(f"   {nats[-1]:.2f} nats")
+# ax.set(xlabel="t", ylabel=r"distance to $\varepsilon^*$")
+# plt.show()
+# assert nats[2] < nats[1]
+
+# %% [markdown]
+# As a factor, the weight helps at the smallest $t$ and makes the network worse everywhere else, even by the bound's own measure: the gradient hangs on the few pictures of a batch that happened to draw a small $t$, and jumps about. With $t$ drawn by weight the scatter is gone, and what remains is the choice itself: the network is better at the smallest $t$, which the bound counts most, and a little worse at the largest.
+#
 # ## Which variance?
 #
-# The mean of the step back is settled. Its variance $\sigma_t^2$ was left open, between $\beta_t$ and $\tilde\beta_t$. Which number is best? With the mean right, the divergence from the true step back costs $\tfrac12(V/\sigma_t^2+\log\sigma_t^2)$ and constants, per coordinate, where $V$ is the true variance of $x_{t-1}$ given $x_t$, averaged over $x_t$. Its slope in $\sigma_t^2$ is zero at $\sigma_t^2 = V$. To find $V$, write $m = \mathbb E[x_{t-1}\mid x_t]$ and split $x_{t-1}-m = (x_{t-1}-\tilde\mu_t)+(\tilde\mu_t-m)$. The mixed term of the square has mean zero, as in Eq. [best guess](#eq-best-guess). So $V$ has two parts: the scatter that remains when $x_0$ is known as well, and the scatter of the mean $\tilde\mu_t$ because $x_0$ is *not* known. The first is $\tilde\beta_t$. In the second, $x_0$ enters $\tilde\mu_t$ with the factor of Eq. [posterior mean](#eq-posterior-mean). For one coordinate, averaged over $x_t$:
+# The mean of the step back is settled. Its variance $\sigma_t^2$ was left open, between $\beta_t$ and $\tilde\beta_t$. Which number is best? With the mean right, the divergence from the true step back costs $\tfrac12(V/\sigma_t^2+\log\sigma_t^2)$ and constants, per coordinate, where $V$ is the true variance of $x_{t-1}$ given $x_t$, averaged over $x_t$. (The step back need not be normal for this: the divergence is the mean of $-\log p_\theta$ plus something without $\sigma_t$.) Its slope in $\sigma_t^2$ is zero at $\sigma_t^2 = V$. To find $V$, write $m = \mathbb E[x_{t-1}\mid x_t]$ and split $x_{t-1}-m = (x_{t-1}-\tilde\mu_t)+(\tilde\mu_t-m)$. The mixed term of the square has mean zero, as in Eq. [best guess](#eq-best-guess). So $V$ has two parts: the scatter that remains when $x_0$ is known as well, and the scatter of the mean $\tilde\mu_t$ because $x_0$ is *not* known. The first is $\tilde\beta_t$. In the second, $x_0$ enters $\tilde\mu_t$ with the factor of Eq. [posterior mean](#eq-posterior-mean). For one coordinate, averaged over $x_t$:
 #
 # $$
 # \sigma_t^{*2} = \tilde\beta_t + \frac{\bar\alpha_{t-1}\,\beta_t^2}{(1-\bar\alpha_t)^2}\;\mathbb E\bigl[\operatorname{Var}(x_0\mid x_t)\bigr] .
@@ -430,7 +504,7 @@ def simple_loss(
 # = \beta_t\,\frac{1-\bar\alpha_{t-1}(1-\beta_t)}{1-\bar\alpha_t} = \beta_t .
 # $$
 #
-# Data whose coordinates have variance at most 1, as all pixels in $[-1,1]$ have, lie between. Even the best straight-line guess of $x_0$ from $x_t$ then misses it by at most $1-\bar\alpha_t$ on average. So the paper's two choices are the two ends, and they differ much only at small $t$.
+# Data whose coordinates have variance at most 1, as all pixels in $[-1,1]$ have, lie between. For data of variance $s^2$ the best straight-line guess of $x_0$ from $x_t$ has the mean squared error $s^2(1-\bar\alpha_t)/(\bar\alpha_t s^2+1-\bar\alpha_t)$. For $s^2\le1$ that is at most $1-\bar\alpha_t$, and the conditional mean does at least as well. So the paper's two choices are the two ends, and they differ much only at small $t$.
 
 # %%
 def optimal_variance(
@@ -602,7 +676,7 @@ def v_to_noise(x_t: Tensor, t: int | Tensor, v: Tensor, schedule: Schedule) -> T
 #
 # <details><summary>Solution</summary>
 #
-# The factor is $\sqrt{1-\bar\alpha_T}/\sqrt{\bar\alpha_T}$, about 157 for the paper's schedule. An error of 0.01 becomes one of 1.6, nearly the whole range of a pixel. That is why samplers clip $\hat x_0$.
+# The factor is $\sqrt{1-\bar\alpha_T}/\sqrt{\bar\alpha_T}$, about 157 for the paper's schedule. An error of 0.01 becomes one of 1.6, nearly the whole range of a pixel. So $\hat x_0$ at large $t$ is no picture to look at. The step itself hardly feels it: in its mean $\hat x_0$ has next to no weight there.
 #
 # </details>
 
@@ -610,6 +684,8 @@ def v_to_noise(x_t: Tensor, t: int | Tensor, v: Tensor, schedule: Schedule) -> T
 # # Solution 2
 # factor = ((1 - schedule.alpha_bar[1000]) / schedule.alpha_bar[1000]).sqrt()
 # print(f"{factor:.0f}, so 0.01 becomes {0.01 * factor:.1f}")
+# one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+# print(f"weight of x_0 in the mean: {posterior_mean(one, zero, 1000, schedule)[0]:.5f}")
 
 # %% [markdown]
 # **3.** With data $x_0\sim\mathcal N(0, 1)$, what is $\varepsilon^*$, and what is the floor of the loss at time $t$?

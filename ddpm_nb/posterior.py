@@ -132,7 +132,7 @@ def posterior_mean(
 
 
 # %% [markdown]
-# To see that the algebra is right, do Bayes' rule *without* it. Lay a fine grid over all values of $x_{t-1}$, multiply the two densities at each grid point, and divide by the sum. The grid knows nothing of completed squares.
+# To see that the algebra is right, do Bayes' rule *without* it, here for $x_0 = 0.6$. Lay a fine grid over all values of $x_{t-1}$, multiply the two densities at each grid point, and divide by the sum. The grid knows nothing of completed squares.
 
 # %% mystnb={"image": {"alt": "Two panels with the density of x at t minus 1. At t = 20 and at t = 500, orange dots from Bayes' rule on a grid lie exactly on the blue bell from the formula. The dashed grey bell, the jump from x0 alone, is wider; at t = 500 the step back is much narrower than it."}} tags=["active-ipynb"]
 # import matplotlib.pyplot as plt
@@ -197,17 +197,25 @@ def posterior_mean(
 # plt.show()
 
 # %% [markdown]
+# The step back lies almost at $x_t$: one step is short, so $x_t$ is by far the better witness of where the walk was a moment ago. Only at the smallest $t$ does $x_0$ count as much.
+#
 # ## When the start is not known
 #
 # A sampler has no $x_0$: that is what it wants to find. Without it, the step back $q(x_{t-1}\mid x_t)$ depends on the whole distribution of the data. For real data nobody knows it. For a **mixture of bells** it can be written down, and so can the best guess of the noise.
 #
-# Let the data be a mixture of bumps with weights $\pi_k$, centres $\mu_k$ and standard deviations $s_k$. The jump moves each bump and brings its width nearer to 1, and mixes nothing. At time $t$ the data are a mixture again:
+# Let the data be a mixture of bumps with weights $\pi_k$, centres $\mu_k$ and standard deviations $s_k$. The jump moves each bump and brings its width nearer to 1, and mixes nothing: within bump $k$, $x_0 = \mu_k+s_k u$ with a standard normal $u$, and by Eq. [two Gaussians](#eq-two-gaussians) the noises $\sqrt{\bar\alpha_t}\,s_k u$ and $\sqrt{1-\bar\alpha_t}\,\varepsilon$ merge into one. At time $t$ the data are a mixture again:
 #
 # $$
 # q(x_t) = \sum_k \pi_k\,\mathcal N\bigl(x_t;\ \sqrt{\bar\alpha_t}\,\mu_k,\ v_{k,t} I\bigr), \qquad v_{k,t} = \bar\alpha_t s_k^2 + 1-\bar\alpha_t .
 # $$ (eq-mixture-marginal)
 #
-# Now ask for the noise. Take one coordinate within bump $k$. Here $\varepsilon$ is independent of $x_0$, so its covariance with $x_t$ is $\sqrt{1-\bar\alpha_t}$, and the variance of $x_t$ is $v_{k,t}$. Put $c = \sqrt{1-\bar\alpha_t}/v_{k,t}$. The rest $\varepsilon - c\,(x_t-\sqrt{\bar\alpha_t}\mu_k)$ has covariance $\sqrt{1-\bar\alpha_t}-c\,v_{k,t} = 0$ with $x_t$. For jointly normal numbers, no covariance means independent. So knowing $x_t$ leaves the mean of the rest at 0, and the mean of $\varepsilon$ given $x_t$ is $c\,(x_t-\sqrt{\bar\alpha_t}\mu_k)$.
+# Now ask for the noise. Take one coordinate within bump $k$. Given $\varepsilon$, $x_t$ is normal with mean $\sqrt{\bar\alpha_t}\,\mu_k+\sqrt{1-\bar\alpha_t}\,\varepsilon$ and variance $\bar\alpha_t s_k^2$. By Bayes' rule $p(\varepsilon\mid x_t)\propto p(\varepsilon)\,p(x_t\mid\varepsilon)$, and its exponent is again $-\tfrac12(A\varepsilon^2-2B\varepsilon+\dots)$, now with
+#
+# $$
+# A = 1+\frac{1-\bar\alpha_t}{\bar\alpha_t s_k^2} = \frac{v_{k,t}}{\bar\alpha_t s_k^2}, \qquad B = \frac{\sqrt{1-\bar\alpha_t}}{\bar\alpha_t s_k^2}\,\bigl(x_t-\sqrt{\bar\alpha_t}\,\mu_k\bigr) .
+# $$
+#
+# So the mean of $\varepsilon$ within bump $k$ is $B/A = \frac{\sqrt{1-\bar\alpha_t}}{v_{k,t}}\,(x_t-\sqrt{\bar\alpha_t}\,\mu_k)$.
 #
 # Which bump $x_t$ came from is not known, but Bayes' rule gives each a probability $r_k(x_t)$. Average over it:
 #
@@ -273,26 +281,36 @@ def optimal_noise(
     return model
 
 # %% [markdown]
-# And the step back itself? Bayes' rule once more: $q(x_{t-1}\mid x_t) \propto q(x_t\mid x_{t-1})\,q(x_{t-1})$. Draw it for one and the same $x_t = 0.1$: once after a single big step from the data, and once after a small step in the middle of a chain, from the data at $t = 300$.
+# And the step back itself? Bayes' rule once more: $q(x_{t-1}\mid x_t) \propto q(x_t\mid x_{t-1})\,q(x_{t-1})$. Draw it for the same $x_t = 0.1$ and the same data, two bumps noised up to $t = 100$: once after a big step, once after a small one.
 
-# %% mystnb={"image": {"alt": "Two panels with the density of the previous point when only the present point is known. After one big step, with beta 0.9, it has two humps, one for each bump of the data. After a small step, with beta 0.02, taken from the data at t = 300, it is a single bell around the present point."}} tags=["active-ipynb"]
+# %% mystnb={"image": {"alt": "Two panels with the density of the previous point when only the present point is known. After one big step, with beta 0.9, it has two humps, one for each bump of the data. After a small step, with beta 0.01, it is a single hump around the present point, and the bell with its mean and variance lies on it."}} tags=["active-ipynb"]
 # bumps = GaussianMixture(weights=[0.3, 0.7], means=[[-1.0], [1.0]], stds=[0.15, 0.15])
-# x_t = 0.1
-# figure, axes = plt.subplots(1, 2)
-# for ax, beta in zip(axes, (0.9, 0.02)):
-#     before = noised_mixture(bumps, 300, schedule) if beta < 0.5 else bumps
+# before = noised_mixture(bumps, 100, schedule)
+#
+#
+# def step_back(data, x_t, beta):
+#     """Return q(x_{t-1} | x_t) on the grid, the bell of its mean and variance, their KL."""
 #     step = normal(
 #         torch.full_like(grid, x_t),
 #         (1 - beta) ** 0.5 * grid[:, None],
 #         torch.tensor(beta),
 #     )
-#     back = before.log_prob(grid[:, None]).exp() * step
+#     back = data.log_prob(grid[:, None]).exp() * step
 #     back = back / torch.trapezoid(back, grid)
 #     mean = torch.trapezoid(back * grid, grid)
 #     var = torch.trapezoid(back * (grid - mean) ** 2, grid)
+#     log_bell = gaussian_log_prob(grid[:, None], mean, var)
+#     log_ratio = back.clamp(min=1e-300).log() - log_bell
+#     return back, log_bell.exp(), torch.trapezoid(back * log_ratio, grid)
+#
+#
+# figure, axes = plt.subplots(1, 2)
+# for ax, beta in zip(axes, (0.9, 0.01)):
+#     back, bell, kl = step_back(before, 0.1, beta)
+#     print(f"beta = {beta}: divergence from the bell {kl:.3f} nats")
 #     ax.fill_between(grid, back, color="#cfdbe6")
 #     ax.plot(grid, back, color=fig.BLUE)
-#     ax.plot(grid, normal(grid, mean, var), "--", color=fig.ORANGE)
+#     ax.plot(grid, bell, "--", color=fig.ORANGE)
 #     ax.set(
 #         title=rf"one step with $\beta$ = {beta}",
 #         xlabel="$x_{t-1}$",
@@ -310,15 +328,18 @@ def optimal_noise(
 #     va="top",
 # )
 # plt.show()
+# sharp = step_back(bumps, 0.0, 0.02)[2]
+# print(f"beta = 0.02 from the sharp bumps, at x_t = 0: {sharp:.3f} nats")
 
 # %% [markdown]
-# After a big step there are two places from which $x_t = 0.1$ may have come, and no bell describes that. After a small step the past lies close by, and a bell fits so well that the two curves can hardly be told apart. The reason: as a function of $x_{t-1}$, the factor $q(x_t\mid x_{t-1})$ is a bell of width about $\sqrt{\beta}$. Over so short a distance $\log q(x_{t-1})$ is nearly a straight line, and a straight line added to the exponent of a bell moves the bell and leaves its width alone (complete the square). **This is why diffusion takes many small steps:** each step back may then be a simple normal distribution, and a network needs to find only its mean.
+# After a big step there are two places from which $x_t = 0.1$ may have come, and no bell describes that. After a small step the past lies close by, and a bell fits far better. The reason: as a function of $x_{t-1}$, the factor $q(x_t\mid x_{t-1})$ is a bell of width about $\sqrt{\beta}$. Over so short a distance $\log q(x_{t-1})$ is nearly a straight line, and a straight line added to the exponent of a bell moves the bell and leaves its width alone (complete the square). **This is why diffusion takes many small steps:** each step back may then be a simple normal distribution, and a network needs to find only its mean.
+#
+# How small is small? $\sqrt\beta$ must be short against the distance over which the slope of $\log q(x_{t-1})$ changes. For the sharp bumps themselves even $\beta = 0.02$ is too large: halfway between them the step back has two humps, and the last divergence above is large. That is one reason why schedules begin with tiny steps.
 
 # %% [markdown]
-# How fast does the step back become normal? Take the bumps at $t = 100$, one more step of size $\beta$, and compute the divergence between the true step back and the bell with the same mean and variance, averaged over all $x_t$.
+# How fast does the step back become normal? Take the same data, one more step of size $\beta$, and compute the divergence between the true step back and the bell with the same mean and variance, averaged over all $x_t$.
 
 # %% mystnb={"image": {"alt": "Log-log plot of the averaged divergence between the true step back and a bell, against the step size beta from 0.9 down to 0.01. It falls with every smaller step, and ever more steeply."}} tags=["active-ipynb"]
-# before = noised_mixture(bumps, 100, schedule)
 # coarse = torch.linspace(-4.5, 4.5, 1801, dtype=torch.float64)
 # density = before.log_prob(coarse[:, None]).exp()
 # sizes = torch.tensor(
@@ -351,13 +372,13 @@ def optimal_noise(
 # print("from beta = 0.1 to 0.01 it falls by more than a factor 100:", bool(factor > 100))
 
 # %% [markdown]
-# Ten times smaller steps means ten times as many. But each costs more than a hundred times less, so the whole chain gains.
+# Ten times smaller steps means ten times as many. But each costs more than a hundred times less. So, at this $t$ at least, many small steps cost less together.
 #
 # ## Where people slip
 #
 # **Direction.** A heading of the student's notes, which [this book follows](bibliography.md), calls $q(x_{t-1}\mid x_t,x_0)$ "the distribution from $x_{t-1}$ to $x_t$". It is the other way round: from $x_t$ back to $x_{t-1}$.
 #
-# **The forgotten denominator, and the shifted table.** Public code has computed $\tilde\beta_t$ without dividing by $1-\bar\alpha_t$, or with $\bar\alpha_{t-1}$ shifted to the wrong side. Both mistakes keep the variance positive, so nothing crashes. A check against Bayes' rule on a grid finds either at once.
+# **The forgotten denominator, and the shifted table.** Public code has computed $\tilde\beta_t$ without dividing by $1-\bar\alpha_t$, or with $\bar\alpha_{t-1}$ shifted to the wrong side. Both mistakes keep the variance positive, so nothing looks wrong (the shifted table only runs out at $t = T$). A check against Bayes' rule on a grid finds either at once.
 
 # %% tags=["active-ipynb"]
 # t = 20
@@ -376,7 +397,7 @@ def optimal_noise(
 #
 # <details><summary>Solution</summary>
 #
-# $\bar\alpha_{t-1} > \bar\alpha_t$, so the fraction in Eq. [posterior variance](#eq-posterior-variance) is below 1. Knowing $x_0$ takes away some of the doubt that one forward step made.
+# $\bar\alpha_{t-1} > \bar\alpha_t$, so the fraction in Eq. [posterior variance](#eq-posterior-variance) is below 1. For normal data of variance 1, $\beta_t$ is the variance of the step back when $x_0$ is *not* known ([the loss](loss.ipynb) shows it). Knowing $x_0$ makes it smaller.
 #
 # </details>
 

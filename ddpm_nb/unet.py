@@ -28,9 +28,12 @@
 Shapes: B pictures, C channels, H x W pixels. Layer by layer as in the authors' code.
 """
 
+import json
 import math
+import re
 from collections.abc import Sequence
-from typing import Self
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -58,6 +61,8 @@ from torch import Tensor, nn
 # $$
 # \operatorname{emb}(t) = \bigl(\sin \omega_0 t', \dots, \sin \omega_{h-1} t',\ \cos \omega_0 t', \dots, \cos \omega_{h-1} t'\bigr), \qquad \omega_i = 10000^{-i/(h-1)}, \quad h = d/2 .
 # $$ (def-time-embedding)
+#
+# Why not fewer numbers? One wave alone is ambiguous: it comes back to the same value after each period. One slow wave alone hardly changes from $t$ to $t+1$. Together they are like hours, minutes and seconds. The vector, of length $d = 128$ in the large network, then goes through two linear layers with a bend between them (128 → 512 → 512). This is done once, and every block gets the result.
 #
 # This is the only formula in the book whose time begins at 0. The published weights were trained so, and a network that reads them must do the same.
 
@@ -109,6 +114,8 @@ def time_embedding(t: Tensor, channels: int) -> Tensor:
 # ## How weights begin
 #
 # All weights start Xavier-uniform (drawn evenly from an interval chosen so that a layer neither blows up nor shrinks what passes through), all biases at 0. Three kinds of layers start *almost at zero*, with a gain of $10^{-5}$: the second convolution of each residual block, the last layer of each attention block, and the last convolution of all. So in the beginning each block passes on its input, or a 1×1 convolution of it where the number of channels changes, with next to nothing added; and the network answers "no noise". Training starts from there quietly.
+#
+# Why not exactly zero? A last layer of zeros would let no gradient through to what lies before it, and only that layer would move at the first step. A tiny one lets a tiny gradient through, and Adam, which divides by the size of the gradient, moves everything from the beginning.
 
 # %%
 # The authors scale the variance by 1e-10; a gain scales the standard deviation.
@@ -141,14 +148,65 @@ def _conv(
     return layer
 
 
-def _norm(channels: int, groups: int) -> nn.GroupNorm:
-    return nn.GroupNorm(groups, channels, eps=1e-6)
+# %% [markdown]
+# ## Two small parts
+#
+# **Normalise.** GroupNorm cuts the $C$ channels of a picture into groups of neighbours. Of all numbers in one group, over all its channels and pixels, it takes the mean and the variance, and shifts and scales the group to mean 0 and variance 1. Then each channel gets a learned factor and offset. No other picture of the batch has a say, so a picture is answered in the same way alone and in company. The small number $10^{-6}$ is added to the variance, so that a group of equal numbers does not divide by zero. It belongs to the published weights.
+#
+# **Drop.** In training, dropout sets each number to 0 with a small probability $p$ and multiplies the others by $1/(1-p)$, so that the mean stays as it was. The network cannot lean on any single number. In sampling nothing is dropped.
+#
+# Both are written here in a few lines more than torch would need, for speed on a CPU; [below](#speed) is what it brings. Sums over many numbers in half precision are inexact, and torch's CPU kernels for them are slow, so the normalisation computes in float32. And torch draws each decision of the dropout as a random number of its own, one after the other. 64 random bits hold four decisions: 16 bits are a number from 0 to 65,535, and a number below $65{,}536\,p$ says "drop". (So $p$ is rounded to a multiple of $1/65{,}536$; the factor takes the rounded one, and the mean is exact.)
+
+# %%
+class Norm(nn.GroupNorm):
+    """GroupNorm with the authors' eps, computed in float32 or better.
+
+    Args:
+        channels: channels of input and output.
+        groups: how many groups; must divide `channels`.
+    """
+
+    def __init__(self, channels: int, groups: int) -> None:
+        super().__init__(groups, channels, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (B, channels, H, W) to the same shape and type."""
+        if x.dtype not in (torch.bfloat16, torch.float16):
+            return super().forward(x)
+        weight, bias = self.weight.float(), self.bias.float()
+        y = F.group_norm(x.float(), self.num_groups, weight, bias, self.eps)
+        return y.to(x.dtype)
+
+
+class Dropout(nn.Dropout):
+    """Dropout of pictures that is quick on a CPU: four decisions from 64 random bits.
+
+    On a CPU the share `p` is rounded to a multiple of 1 / 65536. The generator is
+    torch's own, so `torch.manual_seed` settles what is dropped.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (B, C, H, W) to the same shape; in `eval` mode return x itself."""
+        drop = round(self.p * 2**16)
+        if not self.training or drop == 0:
+            return x
+        if x.device.type != "cpu" or drop == 2**16 or torch.compiler.is_compiling():
+            return F.dropout(x, self.p)
+        bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(
+            -(2**63), None
+        )
+        keep = bits.view(torch.int16)[: x.numel()] >= drop - 2**15  # from -2**15 on
+        batch, _, height, _ = x.shape
+        keep = rearrange(keep, "(b h w c) -> b c h w", b=batch, h=height, c=x.shape[1])
+        return x * keep * (2**16 / (2**16 - drop))
 
 
 # %% [markdown]
 # ## The residual block
 #
 # The workhorse. Twice: normalise, bend, convolve 3×3. *Normalise*: GroupNorm shifts and scales each group of channels of a picture to mean 0 and variance 1, and then gives each channel a learned factor and offset. *Bend*: SiLU is $x/(1+e^{-x})$, a smooth version of "keep what is positive". (Before the second convolution, dropout sets a random share of the numbers to 0 in training.) Between the two convolutions the time comes in, as one number added to each channel. The input is added to the result, so the block only has to learn a *correction*.
+#
+# Shapes, for a block that makes 256 channels of 128 at 16×16: $x$ is (B, 128, 16, 16); after the first convolution (B, 256, 16, 16). The time comes as (B, 512), and a linear layer makes (B, 256) of it, one number a channel, the same at all pixels. The second convolution keeps (B, 256, 16, 16). The input has 128 channels and cannot be added to 256, so a 1×1 convolution, the *shortcut*, brings it to 256. Where the numbers are equal there is no shortcut layer, and the input is added as it is.
 
 # %%
 class ResidualBlock(nn.Module):
@@ -171,11 +229,11 @@ class ResidualBlock(nn.Module):
         groups: int,
     ) -> None:
         super().__init__()
-        self.norm_1 = _norm(channels_in, groups)
+        self.norm_1 = Norm(channels_in, groups)
         self.conv_1 = _conv(channels_in, channels_out)
         self.time = _linear(time_channels, channels_out)
-        self.norm_2 = _norm(channels_out, groups)
-        self.dropout = nn.Dropout(dropout)
+        self.norm_2 = Norm(channels_out, groups)
+        self.dropout = Dropout(dropout)
         self.conv_2 = _conv(channels_out, channels_out, gain=ALMOST_ZERO)
         self.shortcut = (
             nn.Identity()
@@ -186,13 +244,14 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """Map x (B, channels_in, H, W) to (B, channels_out, H, W).
 
-        The time is (B, time_channels).
+        The time is (B, time_channels), bent by SiLU.
         """
         h = self.conv_1(F.silu(self.norm_1(x)))
-        h = h + rearrange(self.time(F.silu(time)), "b c -> b c 1 1")
+        h = h + rearrange(self.time(time), "b c -> b c 1 1")
         h = self.conv_2(self.dropout(F.silu(self.norm_2(h))))
-        shortcut: Tensor = self.shortcut(x)
-        return shortcut + h
+        # The convolution's result first: the sum then takes over its layout in memory.
+        y: Tensor = h + self.shortcut(x)
+        return y
 
 
 # %% [markdown]
@@ -204,9 +263,31 @@ class ResidualBlock(nn.Module):
 # \operatorname{att}(q,k,v)_i = \sum_{j} a_{ij}\,v_j, \qquad a_{ij} = \frac{\exp(q_i\cdot k_j/\sqrt{C})}{\sum_{j'}\exp(q_i\cdot k_{j'}/\sqrt{C})} .
 # $$ (def-attention)
 #
-# For each pixel $i$ the weights over all $j$ add up to 1. (The softmax over the other index is an easy slip: shapes fit and nothing crashes.)
+# For each pixel $i$ the weights over all $j$ add up to 1.
+#
+# Shapes at 16×16 with 256 channels: $N = 16\cdot16 = 256$ pixels, so $q$, $k$, $v$ are (B, 256, 256), pixels by channels, and so is the table of weights $a$, pixels by pixels. The table has $N^2$ entries: at 32×32 it would be 16 times as large. That is why the paper puts attention at 16×16, and in the middle, where there are only 16 pixels. There is *one head*: one set of weights serves all channels. (Many networks cut the channels into heads that look at different places; the weights have the same shapes, and published weights do not say which was meant.)
 
 # %%
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Collect the values, weighted by how well each key answers the query.
+
+    Args:
+        query: (B, N, C) for N pixels.
+        key: (B, N, C).
+        value: (B, N, C).
+
+    Returns:
+        (B, N, C).
+
+    Equation: def-attention.
+    """
+    if query.is_cuda:  # one kernel for the lines below, without the N x N matrix
+        query, key, value = query[:, None], key[:, None], value[:, None]  # one head
+        return F.scaled_dot_product_attention(query, key, value)[:, 0]
+    score = query @ rearrange(key, "b n c -> b c n") * query.shape[-1] ** -0.5
+    return torch.softmax(score, dim=-1) @ value
+
+
 class Attention(nn.Module):
     """Self-attention over all pixels, one head for all channels; the input is added.
 
@@ -219,7 +300,7 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.norm = _norm(channels, groups)
+        self.norm = Norm(channels, groups)
         self.query, self.key, self.value = (
             _linear(channels, channels) for _ in range(3)
         )
@@ -227,17 +308,20 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to the same shape."""
-        pixels = rearrange(self.norm(x), "b c h w -> b 1 (h w) c")  # one head
-        seen = F.scaled_dot_product_attention(
-            self.query(pixels), self.key(pixels), self.value(pixels)
-        )
-        return x + rearrange(self.out(seen), "b 1 (h w) c -> b c h w", h=x.shape[2])
+        pixels = rearrange(self.norm(x), "b c h w -> b (h w) c")
+        layers = (self.query, self.key, self.value)  # three layers, one product
+        weight = torch.cat([layer.weight for layer in layers])
+        bias = torch.cat([layer.bias for layer in layers])
+        seen = attend(*F.linear(pixels, weight, bias).chunk(3, dim=-1))
+        return x + rearrange(self.out(seen), "b (h w) c -> b c h w", h=x.shape[2])
 
 
 # %% [markdown]
 # ## Half the size, twice the size
 #
 # Going down, a convolution with stride 2 halves height and width. It pads one row below and one column at the right, and nothing at the left and above, as the authors' framework does. Going up, each pixel is doubled in both directions and a convolution smooths the result.
+#
+# Why not average four pixels, or take every second one? A convolution can learn to do either, and anything between. And why not a transposed convolution on the way up? Its kernel covers some pixels more often than others, which leaves a checkerboard. After repeating pixels, every place is treated alike.
 
 # %%
 class Downsample(nn.Module):
@@ -271,7 +355,9 @@ class Upsample(nn.Module):
 #
 # A **block** is a residual block, followed by attention where the level has it. A **level** is a few blocks and the change of size that leads to the next level.
 #
-# Every result on the way down is put aside: the stem's, each block's, each halved picture's. On the way up each block takes the latest of them back, glued on as extra channels. What was put aside last is used first, so sizes always fit. The way up has one block more a level than the way down, and so the numbers come out even.
+# Every result on the way down is put aside: the stem's, each block's, each halved picture's. On the way up each block takes the latest of them back, glued on as extra channels. What was put aside last is used first, so sizes always fit. The way up has one block more a level than the way down, and so the numbers come out even. The order of the gluing, first what comes from below and then what was put aside, belongs to the published weights too.
+#
+# Why skips at all? The middle has 4×4 pixels. Where exactly an edge lies, and which grain is noise, cannot be kept there. The skips carry it past.
 
 # %%
 class Block(nn.Module):
@@ -348,6 +434,11 @@ class UNet(nn.Module):
         dropout: share of numbers that training drops in each block.
         groups: groups of every normalisation.
 
+    Attributes:
+        config: the arguments, as a dictionary: `UNet(**unet.config)` builds the same.
+        provenance: where the weights come from: "new", or what `from_diffusers` knows
+            of them, in words; above all whether they are an average (EMA).
+
     Raises:
         ValueError: if the sizes do not fit together.
 
@@ -385,6 +476,16 @@ class UNet(nn.Module):
             )
         if blocks < 1:
             raise ValueError(f"blocks: expected at least 1, got {blocks}")
+        self.config: dict[str, Any] = {
+            "picture_channels": picture_channels,
+            "channels": channels,
+            "multipliers": tuple(multipliers),
+            "blocks": blocks,
+            "attention": tuple(bool(attends) for attends in attention),
+            "dropout": dropout,
+            "groups": groups,
+        }
+        self.provenance = "new"
         self.channels, self.picture_channels = channels, picture_channels
         self.smallest_step = 2 ** (len(multipliers) - 1)
         time_channels = 4 * channels
@@ -430,8 +531,69 @@ class UNet(nn.Module):
                 width = level_width
             self.up.append(UpLevel(row, Upsample(width) if i else None))
 
-        self.norm = _norm(width, groups)
+        self.norm = Norm(width, groups)
         self.head = _conv(width, picture_channels, gain=ALMOST_ZERO)
+
+    @classmethod
+    def from_diffusers(cls, source: str | Path) -> Self:
+        """Return a network with weights that diffusers' `UNet2DModel` wrote.
+
+        Args:
+            source: a folder with `config.json` and `diffusion_pytorch_model.safetensors`,
+                or with a folder `unet` that has both; or a name on the Hugging Face hub,
+                such as "google/ddpm-cifar10-32" (needs `pip install ddpm_nb[hub]`).
+
+        Returns:
+            the network in float32 and in `eval` mode. Its `provenance` says whether the
+            weights are an average (EMA), as far as that is known.
+
+        Raises:
+            ValueError: if the configuration describes another network, with the key, its
+                value and what is needed; if a weight is missing, too much or of another
+                shape; if a file is damaged.
+            FileNotFoundError: if there is no such folder, name or file. A `.bin` or
+                `.ckpt` file is never read: it is a pickle, which can run any code.
+            ConnectionError: if the hub cannot be reached.
+            ImportError: if a package is missing, with the command that installs it.
+        """
+        config_file, weights_file = _find_files(source)
+        try:
+            config = json.loads(config_file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{config_file}: expected JSON, got {error}") from None
+        if not isinstance(config, dict):
+            raise ValueError(f"{config_file}: expected a JSON object")
+        unet = cls(**_arguments(config))
+        _load(unet, weights_file)
+        unet.provenance = _provenance(str(source), config)
+        return unet.eval()
+
+    def save_diffusers(self, folder: str | Path, size: int | None = None) -> None:
+        """Write the two files that `UNet2DModel.from_pretrained(folder)` reads.
+
+        Args:
+            folder: is made if it is not there.
+            size: height and width of the pictures, for diffusers' pipelines, which ask
+                for it; the network itself works for any that fits.
+
+        Raises:
+            ImportError: if safetensors is missing.
+        """
+        try:
+            from safetensors.torch import save_file
+        except ImportError as error:
+            raise ImportError(NEEDS_SAFETENSORS) from error
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {
+            _diffusers_name(name): value.detach().cpu().contiguous()
+            for name, value in self.state_dict().items()
+        }
+        save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        config = _diffusers_config(self.config) | {"sample_size": size}
+        (folder / CONFIG_FILE).write_text(
+            json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+        )
 
     @classmethod
     def cifar10(cls) -> Self:
@@ -468,8 +630,10 @@ class UNet(nn.Module):
                 time a picture.
         """
         self._check(x_t, t)
-        time = self.time(time_embedding(t, self.channels).to(x_t.dtype))
-        skips = [self.stem(x_t)]
+        x = x_t.to(self.stem.weight.dtype)
+        # Each block would bend the same vector: once is enough.
+        time = F.silu(self.time(time_embedding(t, self.channels).to(x.dtype)))
+        skips = [self.stem(x)]
         for level in self.down:
             skips += level(skips[-1], time)
         h = skips[-1]
@@ -478,7 +642,7 @@ class UNet(nn.Module):
         for level in self.up:
             h = level(h, skips, time)
         noise: Tensor = self.head(F.silu(self.norm(h)))
-        return noise
+        return noise.to(x_t.dtype)
 
     def _check(self, x_t: Tensor, t: Tensor) -> None:
         if x_t.dim() != 4 or x_t.shape[1] != self.picture_channels:
@@ -487,9 +651,12 @@ class UNet(nn.Module):
                 f"got shape {tuple(x_t.shape)}"
             )
         if x_t.shape[2] % self.smallest_step or x_t.shape[3] % self.smallest_step:
+            step, levels = self.smallest_step, len(self.down)
             raise ValueError(
-                f"x_t: expected height and width divisible by {self.smallest_step}, "
-                f"got {x_t.shape[2]} x {x_t.shape[3]}"
+                f"x_t: expected height and width divisible by {step}, got "
+                f"{x_t.shape[2]} x {x_t.shape[3]}: {levels} levels halve a picture "
+                f"{levels - 1} times. Sizes that work: {step}, {2 * step}, {3 * step}, "
+                f"...; or build the network with fewer levels, or pad the pictures"
             )
         if t.dtype != torch.int64:
             raise TypeError(f"t: expected int64, got {t.dtype}")
@@ -499,41 +666,541 @@ class UNet(nn.Module):
                 f"got shape {tuple(t.shape)}"
             )
 
+
+# %% [markdown]
+# ## Weights from elsewhere
+#
+# The paper's network has been trained and published before. The library diffusers keeps one as two files: `config.json` names the sizes, a `safetensors` file holds the weights. There the same layers have other names. Three tables translate: layers that stand alone, layers within a block, and old names within attention, which files on the hub still carry.
+#
+# The danger is not that loading fails. It is that loading *works* and the network is another one: with other padding, another epsilon or 32 heads instead of one, every weight has the same shape. So each key of the configuration is compared with what this network does, and a key that is missing counts as diffusers' own default, which is mostly another value.
+
+# %%
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+NEEDS_SAFETENSORS = 'safetensors is missing: pip install "ddpm_nb[hub]"'
+NO_PICKLES = (
+    "a .bin or .ckpt file is a pickle, which can run any code when it is read, so it is "
+    "never loaded; open it with diffusers where you trust it, and save it again with "
+    "save_pretrained, which writes safetensors"
+)
+
+# Ours -> diffusers'.
+ALONE = {
+    "stem": "conv_in",
+    "time.0": "time_embedding.linear_1",
+    "time.2": "time_embedding.linear_2",
+    "norm": "conv_norm_out",
+    "head": "conv_out",
+}
+IN_BLOCK = {
+    "residual.norm_1": "resnets.{}.norm1",
+    "residual.conv_1": "resnets.{}.conv1",
+    "residual.time": "resnets.{}.time_emb_proj",
+    "residual.norm_2": "resnets.{}.norm2",
+    "residual.conv_2": "resnets.{}.conv2",
+    "residual.shortcut": "resnets.{}.conv_shortcut",
+    "attention.norm": "attentions.{}.group_norm",
+    "attention.query": "attentions.{}.to_q",
+    "attention.key": "attentions.{}.to_k",
+    "attention.value": "attentions.{}.to_v",
+    "attention.out": "attentions.{}.to_out.0",
+}
+# Diffusers' old names -> today's.
+RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+# Key -> (values that mean this network, what diffusers takes when the key is missing).
+NEEDED: dict[str, tuple[tuple[Any, ...], Any]] = {
+    "_class_name": (("UNet2DModel",), "UNet2DModel"),
+    "center_input_sample": ((False,), False),
+    "time_embedding_type": (("positional",), "positional"),
+    "flip_sin_to_cos": ((False,), True),
+    "freq_shift": ((1,), 0),
+    "mid_block_type": (("UNetMidBlock2D",), "UNetMidBlock2D"),
+    "mid_block_scale_factor": ((1,), 1),
+    "add_attention": ((True,), True),
+    "downsample_padding": ((0,), 1),
+    "downsample_type": (("conv",), "conv"),
+    "upsample_type": (("conv",), "conv"),
+    "act_fn": (("silu", "swish"), "silu"),
+    "attention_head_dim": ((None,), 8),
+    "norm_eps": ((1e-6,), 1e-5),
+    "resnet_time_scale_shift": (("default",), "default"),
+    "class_embed_type": ((None,), None),
+    "num_class_embeds": ((None,), None),
+}
+# Keys that describe the network's sizes, and what diffusers takes when they are missing.
+SIZES: dict[str, Any] = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "block_out_channels": (224, 448, 672, 896),
+    "layers_per_block": 2,
+    "down_block_types": (
+        "DownBlock2D",
+        "AttnDownBlock2D",
+        "AttnDownBlock2D",
+        "AttnDownBlock2D",
+    ),
+    "up_block_types": (
+        "AttnUpBlock2D",
+        "AttnUpBlock2D",
+        "AttnUpBlock2D",
+        "UpBlock2D",
+    ),
+    "norm_num_groups": 32,
+    "attn_norm_num_groups": None,
+    "time_embedding_dim": None,
+    "dropout": 0.0,
+}
+# Keys that change nothing that the network computes; all but the first two are what
+# diffusers' EMAModel adds.
+HARMLESS = {
+    "sample_size",
+    "num_train_timesteps",
+    "decay",
+    "inv_gamma",
+    "min_decay",
+    "optimization_step",
+    "power",
+    "update_after_step",
+    "use_ema_warmup",
+}
+KNOWN_WEIGHTS = {
+    "google/ddpm-cifar10-32": "these appear to be the weights without an average "
+    "(EMA): their FID is about 12, the paper's 3.2 is that of the average",
+}
+
+
+def _diffusers_name(name: str) -> str:
+    """Return diffusers' name of one of our parameters, such as `down.0.resize.conv.bias`."""
+    layer, kind = name.rsplit(".", 1)
+    if layer in ALONE:
+        return f"{ALONE[layer]}.{kind}"
+    place, *rest = layer.split(".")
+    if place == "middle":
+        block, (number, *part) = "mid_block", rest
+    else:
+        level, group, *rest = rest
+        block = f"{place}_blocks.{level}"
+        if group == "resize":
+            return f"{block}.{place}samplers.0.conv.{kind}"
+        number, *part = rest
+    return f"{block}.{IN_BLOCK['.'.join(part)].format(number)}.{kind}"
+
+
+def _todays_name(name: str) -> str:
+    """Return today's name of a parameter in a file that diffusers wrote at any time."""
+    match = re.fullmatch(r"(.*attentions\.\d+)\.(\w+)\.(weight|bias)", name)
+    if match is None or match[2] not in RENAMED:
+        return name
+    return f"{match[1]}.{RENAMED[match[2]]}.{match[3]}"
+
+
+def _refuse(key: str, came: Any, expected: Any) -> None:
+    raise ValueError(f"config.json: {key}: expected {expected}, got {came!r}")
+
+
+def _arguments(config: dict[str, Any]) -> dict[str, Any]:
+    """Translate diffusers' configuration into the arguments of `UNet`, or refuse it."""
+    for key, (allowed, default) in NEEDED.items():
+        value = config.get(key, default)
+        # True is not 1 here: types count, except that 1 and 1.0 are one number.
+        if not any(
+            value == a and isinstance(value, bool) == isinstance(a, bool)
+            for a in allowed
+        ):
+            came = repr(value) if key in config else f"nothing, which means {value!r}"
+            raise ValueError(
+                f"config.json: {key}: this network is the one with "
+                f"{' or '.join(map(repr, allowed))}; got {came}. The weights would load "
+                "all the same and compute something else"
+            )
+    for key, value in config.items():
+        known = key.startswith("_") or key in NEEDED or key in SIZES
+        # An option that came later than this list and is switched off changes nothing.
+        if not known and key not in HARMLESS and value not in (None, False):
+            _refuse(key, value, "no such key, for it may change the network")
+
+    sizes = {key: config.get(key, default) for key, default in SIZES.items()}
+    for key in ("in_channels", "out_channels", "layers_per_block", "norm_num_groups"):
+        if type(sizes[key]) is not int or sizes[key] < 1:
+            _refuse(key, sizes[key], "a positive integer")
+    if sizes["out_channels"] != sizes["in_channels"]:
+        _refuse(
+            "out_channels",
+            sizes["out_channels"],
+            f"in_channels = {sizes['in_channels']}",
+        )
+    if sizes["attn_norm_num_groups"] not in (None, sizes["norm_num_groups"]):
+        _refuse(
+            "attn_norm_num_groups", sizes["attn_norm_num_groups"], "norm_num_groups"
+        )
+    widths = sizes["block_out_channels"]
+    if (
+        not isinstance(widths, Sequence)
+        or not widths
+        or any(type(width) is not int or width < 1 for width in widths)
+        or any(width % widths[0] for width in widths)
+    ):
+        _refuse("block_out_channels", widths, "multiples of the first one")
+    if sizes["time_embedding_dim"] not in (None, 4 * widths[0]):
+        _refuse("time_embedding_dim", sizes["time_embedding_dim"], 4 * widths[0])
+
+    attention: dict[str, list[bool]] = {}
+    for way in ("Down", "Up"):
+        key = f"{way.lower()}_block_types"
+        kinds = {f"{way}Block2D": False, f"Attn{way}Block2D": True}
+        names = [str(name).removeprefix("UNetRes") for name in sizes[key]]  # as once
+        if len(names) != len(widths) or not kinds.keys() >= set(names):
+            _refuse(key, sizes[key], f"{len(widths)} of {', '.join(kinds)}")
+        attention[way] = [kinds[name] for name in names]
+    if attention["Up"] != attention["Down"][::-1]:
+        _refuse(
+            "up_block_types",
+            sizes["up_block_types"],
+            "attention at the same levels as in down_block_types, in reverse order",
+        )
+    return {
+        "picture_channels": sizes["in_channels"],
+        "channels": widths[0],
+        "multipliers": tuple(width // widths[0] for width in widths),
+        "blocks": sizes["layers_per_block"],
+        "attention": tuple(attention["Down"]),
+        "dropout": sizes["dropout"],
+        "groups": sizes["norm_num_groups"],
+    }
+
+
+def _diffusers_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Translate the arguments of `UNet` into diffusers' configuration."""
+    kinds = ["Attn" * attends + "{}Block2D" for attends in config["attention"]]
+    return {key: allowed[0] for key, (allowed, _) in NEEDED.items()} | {
+        "in_channels": config["picture_channels"],
+        "out_channels": config["picture_channels"],
+        "block_out_channels": [config["channels"] * m for m in config["multipliers"]],
+        "layers_per_block": config["blocks"],
+        "down_block_types": [kind.format("Down") for kind in kinds],
+        "up_block_types": [kind.format("Up") for kind in reversed(kinds)],
+        "norm_num_groups": config["groups"],
+        "dropout": config["dropout"],
+    }
+
+
+def _find_files(source: str | Path) -> tuple[Path, Path]:
+    """Return the paths of the two files, from a folder or through the hub's cache."""
+    if Path(source).is_dir():
+        for folder in (Path(source), Path(source) / "unet"):
+            if (folder / CONFIG_FILE).is_file() and (folder / WEIGHTS_FILE).is_file():
+                return folder / CONFIG_FILE, folder / WEIGHTS_FILE
+        pickles = [
+            p for end in ("bin", "ckpt", "pt") for p in Path(source).rglob(f"*.{end}")
+        ]
+        found = f"; found {pickles[0].name}, but {NO_PICKLES}" if pickles else ""
+        raise FileNotFoundError(
+            f"{source}: expected {CONFIG_FILE} and {WEIGHTS_FILE}, there or in the folder "
+            f"`unet`{found}"
+        )
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
+        raise FileNotFoundError(
+            f"source: expected a folder, or a name on the hub such as "
+            f"google/ddpm-cifar10-32, got {str(source)!r}"
+        )
+    try:
+        from huggingface_hub import errors, hf_hub_download
+    except ImportError as error:
+        raise ImportError(
+            f"{source} is no folder here, and to get it from the hub huggingface_hub is "
+            'missing: pip install "ddpm_nb[hub]"'
+        ) from error
+    try:
+        for place in ("", "unet/"):
+            try:
+                weights = hf_hub_download(str(source), place + WEIGHTS_FILE)
+            except errors.LocalEntryNotFoundError:
+                raise
+            except errors.EntryNotFoundError:
+                continue
+            return Path(hf_hub_download(str(source), place + CONFIG_FILE)), Path(
+                weights
+            )
+    except errors.RepositoryNotFoundError as error:
+        raise FileNotFoundError(
+            f"{source}: there is no such folder here, and no such name on the hub"
+        ) from error
+    except (errors.LocalEntryNotFoundError, OSError) as error:
+        raise ConnectionError(
+            f"{source}: not kept on this machine, and the hub cannot be reached: {error}"
+        ) from error
+    raise FileNotFoundError(f"{source}: has no {WEIGHTS_FILE} on the hub; {NO_PICKLES}")
+
+
+def _load(unet: nn.Module, path: Path) -> None:
+    """Copy the weights in the file into the network; each must be there and fit."""
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise ImportError(NEEDS_SAFETENSORS) from error
+    try:
+        came = {_todays_name(name): value for name, value in load_file(path).items()}
+    except SafetensorError as error:
+        raise ValueError(f"{path}: damaged, or no safetensors file: {error}") from error
+    ours = {_diffusers_name(name): name for name in unet.state_dict()}
+    for words, names in (
+        ("lacks", sorted(ours.keys() - came.keys())),
+        ("has more than this network:", sorted(came.keys() - ours.keys())),
+    ):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise ValueError(f"{path}: {words} {', '.join(names[:3])}{more}")
+    for name, value in unet.state_dict().items():
+        shape = tuple(came[_diffusers_name(name)].shape)
+        if shape != tuple(value.shape):
+            raise ValueError(
+                f"{path}: {_diffusers_name(name)}: expected shape {tuple(value.shape)}, "
+                f"got {shape}"
+            )
+    unet.load_state_dict({mine: came[theirs] for theirs, mine in ours.items()})
+
+
+def _provenance(source: str, config: dict[str, Any]) -> str:
+    """Say where weights come from, and whether they are an average, if that is known."""
+    name = source if source in KNOWN_WEIGHTS else str(config.get("_name_or_path", ""))
+    if name in KNOWN_WEIGHTS:
+        return f"{source}: {KNOWN_WEIGHTS[name]}"
+    if "optimization_step" in config and "decay" in config:
+        return f"{source}: an average (EMA), as diffusers' EMAModel writes it"
+    return f"{source}: not known whether these weights are an average (EMA)"
+
 # %% [markdown]
 # ## A look inside
 #
-# How many numbers does it learn, and which shapes pass through it? The large network is the paper's for CIFAR-10. The small one draws the digits of [the chapter on the algorithms](algorithms.ipynb).
+# The large network is the paper's for CIFAR-10. The small one draws the digits of [the chapter on the algorithms](algorithms.ipynb). To see shapes, no numbers need to flow: on the device `meta` torch computes shapes alone.
 
 # %% tags=["active-ipynb"]
-# torch.manual_seed(0)
 # for name, net in (("cifar10", UNet.cifar10()), ("digits", UNet.digits())):
 #     count = sum(p.numel() for p in net.parameters())
 #     print(f"UNet.{name}(): {count:,} parameters")
 #
-# shapes = []
-# net = UNet.digits()
-# for name, part in net.named_modules():
-#     if name in ("stem", "head") or name.endswith(("resize", "residual")):
-#         part.register_forward_hook(
-#             lambda part, inputs, out, name=name: shapes.append(
-#                 (name, tuple(out.shape[1:]))
-#             )
+#
+# def passing_through(net, size):
+#     """Run one picture of shapes; return (name, channels, size, attention) in order."""
+#     seen = []
+#
+#     def note(name):
+#         def hook(part, inputs, out):
+#             attends = hasattr(getattr(part, "attention", None), "query")
+#             seen.append((name, out.shape[1], out.shape[2], attends))
+#
+#         return hook
+#
+#     for name, part in net.named_modules():
+#         if isinstance(part, Block | Downsample | Upsample) or name in ("stem", "head"):
+#             part.register_forward_hook(note(name))
+#     with torch.device("meta"):
+#         net.to("meta")(
+#             torch.empty(1, net.picture_channels, size, size), torch.tensor([1])
 #         )
-# x = torch.randn(2, 1, 8, 8)
-# noise = net(x, torch.tensor([1, 1000]))
-# for name, shape in shapes:
-#     print(f"{name:26} {shape}")
+#     return seen
+#
+#
+# results = passing_through(UNet.cifar10(), 32)
+# for name, channels, size, attends in results:
+#     print(f"{name:18} {channels:3} x {size:2} x {size:2}{'  attention' * attends}")
+
+# %% [markdown]
+# As a picture: the way down at the left, the way up at the right, a thin line for each of the 12 skips.
+
+# %% mystnb={"image": {"alt": "The network as a U of bars, in the order of computing. Four rows for 32\u00d732, 16\u00d716, 8\u00d78 and 4\u00d74 pixels. Bars go down row by row at the left and up again at the right, with three bars a row on the way up. Thin lines join each bar of the way down with one of the same row on the way up, twelve in all. The bars at 16\u00d716 and one in the middle are orange: they have attention."}} tags=["active-ipynb"]
+# import matplotlib.pyplot as plt
+#
+# from ddpm_nb import _figures as fig
+#
+# fig.use_style()
+# figure, ax = plt.subplots(figsize=(7.0, 3.4))
+# spot = {}
+# for i, (name, channels, size, attends) in enumerate(results):
+#     spot[name] = (i, size.bit_length())
+#     color = fig.ORANGE if attends else fig.BLUE
+#     ax.bar(
+#         i,
+#         channels / 400,
+#         bottom=spot[name][1] - channels / 800,
+#         width=0.7,
+#         color=fig.GREY if name in ("stem", "head") else color,
+#     )
+# aside = [n for n, *_ in results if n == "stem" or n.startswith("down")]
+# taken = [n for n, *_ in results if n.startswith("up") and "blocks" in n]
+# print(len(aside), len(taken))
+# for n, (left, right) in enumerate(zip(aside, reversed(taken))):
+#     (x0, y0), (x1, y1) = spot[left], spot[right]
+#     assert y0 == y1  # same size: they can be glued
+#     lift = 0.36 + 0.06 * (n % 3)
+#     ax.plot(
+#         [x0, x0, x1, x1],
+#         [y0, y0 + lift, y0 + lift, y1],
+#         color="#9a9a9a",
+#         lw=0.8,
+#         zorder=0,
+#     )
+# ax.set(yticks=[3, 4, 5, 6], yticklabels=["4×4", "8×8", "16×16", "32×32"], xticks=[])
+# ax.set(ylabel="pixels", xlabel="in the order of computing", ylim=(2.4, 6.9))
+# ax.text(0, 3.2, "height of a bar: its channels", color=fig.BLUE)
+# ax.text(0, 2.8, "followed by attention", color=fig.ORANGE)
+# plt.show()
+
+# %% [markdown]
+# Where do the weights lie, and where does the work go? A weight of a convolution works once for each pixel. So the same block costs 64 times as much at 32×32 as at 4×4.
+
+# %% mystnb={"image": {"alt": "Two bars of the same length, each cut into shares for 32\u00d732, 16\u00d716, 8\u00d78 and 4\u00d74 pixels. Of the weights, 32\u00d732 has the smallest share and the other three have about equal ones. Of the multiplications, 32\u00d732 and 16\u00d716 have nearly everything, and 4\u00d74 next to nothing."}} tags=["active-ipynb"]
+# weights, work = {}, {}
+# for name, part in UNet.cifar10().named_modules():
+#     if isinstance(part, Block | Downsample | Upsample | nn.Conv2d):
+#         place = next((r for r in results if r[0] == name), None)
+#         if place is None:
+#             continue
+#         row = f"{place[2]}×{place[2]}"
+#         for layer in part.modules():
+#             if isinstance(layer, nn.Conv2d | nn.Linear):
+#                 # The time's layer works once a picture, all others once a pixel.
+#                 once = isinstance(layer, nn.Linear) and layer.in_features == 512
+#                 pixels = 1 if once else place[2] ** 2
+#                 weights[row] = weights.get(row, 0) + layer.weight.numel()
+#                 work[row] = work.get(row, 0) + layer.weight.numel() * pixels
+# figure, axes = plt.subplots(2, 1, figsize=(7.0, 1.9))
+# shades = ("#003a63", "#0060a0", "#5a9bc9", "#a9cbe2")
+# for ax, parts, title in zip(axes, (weights, work), ("weights", "multiplications")):
+#     start, total = 0.0, sum(parts.values())
+#     for row, shade in zip(("32×32", "16×16", "8×8", "4×4"), shades):
+#         share = parts[row] / total
+#         ax.barh(0, share, left=start, color=shade)
+#         if share > 0.06:
+#             ink = "white" if shade < "#5a" else "black"
+#             ax.text(start + share / 2, 0, row, ha="center", va="center", color=ink)
+#         start += share
+#     ax.set(yticks=[0], yticklabels=[title], xticks=[], xlim=(0, 1))
+#     ax.spines[:].set_visible(False)
+# plt.show()
+# sums = sum(2 * size**4 * channels for _, channels, size, attends in results if attends)
+# print(
+#     f"multiplications with weights, one picture: {sum(work.values()) / 1e9:.2f} billion"
+# )
+# print(f"and in the two sums of attention: {sums / 1e9:.2f} billion")
+
+# %% [markdown]
+# How far does a pixel see? Take a number in the middle of some layer's result, and ask which pixels of the picture change it: its gradient, pixel by pixel. Here with random weights, drawn so that no block is nearly silent.
+
+# %% mystnb={"image": {"alt": "Three pictures of 32 by 32 pixels: which pixels one number in the middle depends on, darker for more. After two blocks at full size, a small dark square in the middle, and elsewhere a pale fog. After a block at half size, a larger square. After attention the square is the same, and the fog everywhere else is clearly darker."}} tags=["active-ipynb"]
+# def redraw(net, seed=0):
+#     """Give every weight a random value of order one."""
+#     generator = torch.Generator().manual_seed(seed)
+#     with torch.no_grad():
+#         for p in net.parameters():
+#             fan_in = p[0].numel() if p.dim() > 1 else 1
+#             p.copy_(torch.randn(p.shape, generator=generator) / fan_in**0.5)
+#     return net.eval()
+#
+#
+# net = redraw(UNet(channels=32, groups=8))
+# kept = {}
+# watched = {
+#     "two blocks at 32×32": net.down[0].blocks[1],
+#     "a block at 16×16": net.down[1].blocks[0].residual,
+#     "… and its attention": net.down[1].blocks[0].attention,
+# }
+# for name, part in watched.items():
+#     part.register_forward_hook(lambda part, i, out, name=name: kept.update({name: out}))
+# x = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+# x.requires_grad_()
+# net(x, torch.tensor([500]))
+# figure, axes = plt.subplots(1, 3, figsize=(7.0, 2.5))
+# for ax, (name, out) in zip(axes, kept.items()):
+#     middle = out[0, :, out.shape[2] // 2, out.shape[3] // 2].sum()
+#     (gradient,) = torch.autograd.grad(middle, x, retain_graph=True)
+#     seen = gradient[0].abs().sum(0)
+#     far = seen.clone()
+#     far[8:25, 8:25] = 0
+#     print(f"{name:20} {far.sum() / seen.sum():.2f} of the influence from far away")
+#     ax.imshow((seen / seen.max()).clamp(min=1e-4).log10(), vmin=-4, vmax=0)
+#     ax.set(title=name, xticks=[], yticks=[])
+# plt.show()
+
+# %% [markdown]
+# The dark square is what convolutions reach: it grows with each, and twice as fast after a halving. The pale fog outside is GroupNorm: it takes the mean over all pixels, so strictly each of them counts everywhere. But a mean cannot tell *where* something was. Attention can, and with it the whole picture comes into view.
 
 # %% [markdown]
 # At the start the answer is nearly zero everywhere, as promised above:
 
 # %% tags=["active-ipynb"]
+# torch.manual_seed(0)
+# noise = UNet.digits()(torch.randn(2, 1, 8, 8), torch.tensor([1, 1000]))
 # print("largest number in the first answer below 0.001:", bool(noise.abs().max() < 1e-3))
+
+# %% [markdown]
+# ## Speed
+#
+# On a CPU, arithmetic is not everything. `make bench` runs one training step and one sampling step in turn with diffusers' network and prints ratios; what it printed on one machine is kept in `benchmarks/README.md`. With `--ablate` it takes one trick away at a time. The tricks:
+#
+# - **Half precision.** The CPUs of recent years multiply numbers of 16 bits (bfloat16: the range of float32, with about three digits) at least twice as fast. Convolutions are most of the work, so this is the largest gain. In training, `torch.autocast` keeps the weights in float32 and rounds them for each product; a network that only samples can be rounded for good: `net.to(torch.bfloat16)`. It still takes and gives float32 pictures.
+# - **`net.to(memory_format=torch.channels_last)`.** A picture's numbers then lie in memory pixel by pixel, all channels of a pixel side by side, as convolutions like to read them. And `rearrange(x, "b c h w -> b (h w) c")` in the attention costs nothing: that *is* the order. Shapes and results stay as they are.
+# - **Dropout** from 16 random bits a number. Torch's own draw takes one number after the other, on one core only.
+# - **Attention by its formula.** For 256 pixels the table of weights is small. Two products of matrices in half precision are quicker on a CPU than torch's combined kernel, which works in small pieces. On a GPU it is the other way round, and the code asks.
+# - **$q$, $k$ and $v$ in one product**: one large product keeps the cores busier than three small ones. The three layers stay three in the file.
+# - **GroupNorm in float32.** For few channels a group and channels_last, torch's kernel for half precision is slow on CPUs, and its sums are less exact.
+# - **Once instead of 22 times**: every block would apply SiLU to the same time vector.
+#
+# Here are three of them alone, on one core and tensors of the network's own sizes. The results are compared, the times are only printed.
+
+# %% tags=["active-ipynb", "nbval-ignore-output"]
+# import time
+#
+#
+# def fastest(function, repeats=5):
+#     """Milliseconds of the quickest of a few calls: the least disturbed."""
+#     best = math.inf
+#     for _ in range(repeats):
+#         start = time.perf_counter()
+#         function()
+#         best = min(best, time.perf_counter() - start)
+#     return 1000 * best
+#
+#
+# cores = torch.get_num_threads()
+# torch.set_num_threads(1)
+# generator = torch.Generator().manual_seed(0)
+# x = torch.randn(16, 128, 32, 32, generator=generator).to(torch.bfloat16)
+# x = x.to(memory_format=torch.channels_last).requires_grad_()
+# q, k, v = torch.randn(3, 16, 256, 256, generator=generator).to(torch.bfloat16)
+# norm, drop = Norm(128, 32), Dropout(0.1)
+# out = torch.randn_like(x)
+#
+#
+# def sdpa():
+#     return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
+#
+#
+# def plain_norm():
+#     return F.group_norm(x, 32, norm.weight, norm.bias, norm.eps)
+#
+#
+# pairs = {
+#     "dropout": (lambda: F.dropout(x, 0.1), lambda: drop(x)),
+#     "attention": (sdpa, lambda: attend(q, k, v)),
+#     "GroupNorm and back": (
+#         lambda: plain_norm().backward(out),
+#         lambda: norm(x).backward(out),
+#     ),
+# }
+# for name, (torchs, ours) in pairs.items():
+#     print(f"{name:20} torch's {fastest(torchs):6.2f} ms, here {fastest(ours):6.2f} ms")
+# torch.set_num_threads(cores)
+# assert (sdpa() - attend(q, k, v)).float().abs().max() < 0.02
+# assert (plain_norm() - norm(x)).float().abs().max() < 0.05
+# assert abs((drop(x) == 0).float().mean() - 0.1) < 0.001
 
 # %% [markdown]
 # ## Where people slip
 #
-# **Pictures whose size does not fit.** Each halving needs an even size. A 28×28 picture can be halved twice (28, 14, 7) and not three times. Some public code fails deep inside with two shapes that do not match, or pads without a word. Here the error names the rule:
+# **Pictures whose size does not fit.** Each halving needs an even size. A 28×28 picture can be halved twice (28, 14, 7) and not three times. Some public code fails deep inside with two shapes that do not match, or pads without a word. Here the error names the rule and the sizes that work:
 
 # %% tags=["active-ipynb"]
 # try:
@@ -542,8 +1209,91 @@ class UNet(nn.Module):
 #     print(error)
 
 # %% [markdown]
-# **Comparing two networks at their start.** Since a fresh network answers almost zero, any two of them agree. A test of equality must first give every weight a random value that is not tiny.
+# **Everything fits, and the network is another one.** The next five slips change no shape of any weight. A file of weights loads, nothing crashes, and training hides much of it. To see the damage, take one network with random weights, make one slip at a time, and compare answers.
+
+# %% tags=["active-ipynb", "nbval-ignore-output"]
+# from contextlib import contextmanager
 #
+#
+# @contextmanager
+# def instead(place, name, slip):
+#     right = getattr(place, name)
+#     setattr(place, name, slip)
+#     yield
+#     setattr(place, name, right)
+#
+#
+# def wrong_axis(query, key, value):
+#     score = query @ key.mT * query.shape[-1] ** -0.5
+#     return torch.softmax(score, dim=1) @ value
+#
+#
+# def many_heads(query, key, value, heads=8):
+#     q, k, v = (
+#         rearrange(u, "b n (h c) -> b h n c", h=heads) for u in (query, key, value)
+#     )
+#     return rearrange(F.scaled_dot_product_attention(q, k, v), "b h n c -> b n (h c)")
+#
+#
+# def even_padding(self, x):
+#     return F.conv2d(x, self.conv.weight, self.conv.bias, stride=2, padding=1)
+#
+#
+# def other_eps(self, x):
+#     return F.group_norm(x, self.num_groups, self.weight, self.bias, 1e-5)
+#
+#
+# def cosines_first(t, channels, right=time_embedding):
+#     sin, cos = right(t, channels).chunk(2, dim=1)
+#     return torch.cat([cos, sin], dim=1)
+#
+#
+# here = globals()
+# generator = torch.Generator().manual_seed(2)
+# x_t = torch.randn(8, 3, 32, 32, generator=generator)
+# t = torch.randint(1, 1001, (8,), generator=generator)
+# net = redraw(UNet(channels=32, groups=8))
+#
+#
+# def change(answer):
+#     return float((answer - right).norm() / right.norm())
+#
+#
+# changes = {}
+# with torch.no_grad():
+#     right = net(x_t, t)
+#     correct = attend, time_embedding
+#     for name, slip in (
+#         ("softmax over the other axis", wrong_axis),
+#         ("8 heads", many_heads),
+#     ):
+#         here["attend"] = slip
+#         changes[name] = change(net(x_t, t))
+#     here["attend"] = correct[0]
+#     here["time_embedding"] = cosines_first
+#     changes["cosines before sines"] = change(net(x_t, t))
+#     here["time_embedding"] = correct[1]
+#     with instead(Downsample, "forward", even_padding):
+#         changes["padding on all sides"] = change(net(x_t, t))
+#     with instead(Norm, "forward", other_eps):
+#         changes["eps 1e-5"] = change(net(x_t, t))
+#     changes["t one too large"] = change(net(x_t, t + 1))
+#     assert torch.equal(net(x_t, t), right)  # all is put back
+# for name, value in changes.items():
+#     print(f"{name:28} changes the answer by {value:.0e} of its size")
+# assert 0 < changes.pop("eps 1e-5") < 1e-4
+# assert min(changes.values()) > 1e-3
+
+# %% [markdown]
+# - **Softmax over the other axis.** Then the weights with which a pixel *is looked at* add up to 1, and the collected values have any size. A network that is trained with the slip learns to live with it, and its pictures look much the same. Only a comparison with the formula finds it.
+# - **Padding on all sides** shifts every halved picture by a pixel, three times.
+# - **Another epsilon** changes next to nothing here, where no group is nearly constant. A comparison of these answers with a tolerance of $10^{-5}$ lets it through. In float64 one can ask for $10^{-10}$, and then it is found. In a trained network a group may be nearly constant, and then it counts.
+# - **Head count.** `attention_head_dim=8`, a common default, means many heads. Same weights, other network. `from_diffusers` refuses it.
+# - **$t$ one too large** is hard to see, because the embedding is smooth. It is the same slip as asking about $t$ where $t-1$ is meant.
+#
+# **Comparing two networks at their start.** Since a fresh network answers almost zero, any two of them agree. A test of equality must first give every weight a random value that is not tiny, as above.
+
+# %% [markdown]
 # ## Exercises
 #
 # **1.** Swap two pixels of the input of an attention block. What happens to its output?
@@ -597,8 +1347,52 @@ class UNet(nn.Module):
 # print(given, taken)
 
 # %% [markdown]
+# **4.** Which sizes of pictures does a network with $L$ levels take? Build one for grey pictures of 28×28.
+#
+# <details><summary>Solution</summary>
+#
+# It halves $L-1$ times, so height and width must be multiples of $2^{L-1}$; they need not be equal. $28 = 4\cdot7$ can be halved twice: three levels.
+#
+# </details>
+
+# %% tags=["active-ipynb", "hide-cell"]
+# # Solution 4
+# net = UNet(
+#     picture_channels=1,
+#     channels=32,
+#     multipliers=(1, 2, 2),
+#     attention=(False, True, False),
+# )
+# print(tuple(net(torch.zeros(1, 1, 28, 28), torch.tensor([1])).shape))
+# print(tuple(net(torch.zeros(1, 1, 28, 12), torch.tensor([1])).shape))
+
+# %% [markdown]
+# **5.** A picture is moved by one pixel to the right, with its right edge coming in again at the left. Is the answer of the network moved in the same way? And by eight pixels, with four levels?
+#
+# <details><summary>Solution</summary>
+#
+# Neither, exactly. A convolution without stride would move along, apart from the edges, which are padded with zeros. Halving keeps every second place, so only moves by multiples of $2^{L-1} = 8$ pass it. Then the edges remain: zeros come in where the picture ends. Below, the move by one changes the inner pixels more than the move by eight.
+#
+# </details>
+
+# %% tags=["active-ipynb", "hide-cell"]
+# # Solution 5
+# net = redraw(UNet(channels=32, groups=8))
+# x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+# t = torch.tensor([300])
+#
+#
+# def off(move):
+#     with torch.no_grad():
+#         moved, answer = net(x.roll(move, 3), t), net(x, t).roll(move, 3)
+#     return float((moved - answer).norm() / answer.norm())
+#
+#
+# print(off(8) < off(1))
+
+# %% [markdown]
 # ## Summary
 #
-# The network is a U: down to few pixels, up again, with skip connections across. Residual blocks do the work, the time enters each of them, attention lets distant pixels talk. It starts by answering "no noise" and has to learn the rest.
+# The network is a U: down to few pixels, up again, with skip connections across. Residual blocks do the work, the time enters each of them, attention lets distant pixels talk. It starts by answering "no noise" and has to learn the rest. Many slips leave every shape as it is; only a comparison with an independent network, at random weights and small tolerance, finds them.
 #
-# **The next question.** You have met all parts of the book's first version. Go back to [the two algorithms](algorithms.ipynb) and train this network on pictures of your own.
+# **The next question.** A trained network is asked a thousand times for one picture. Are fewer steps enough? See [fewer steps](fewer_steps.ipynb).

@@ -77,10 +77,10 @@ from ddpm_nb.likelihood import gaussian_kl, gaussian_log_prob
 # plt.show()
 # print(f"exact hits with all 64 pixels, for the five digits together: {exact_hits}")
 # shares = [(digits == digits[100 * i]).double().mean(0).log10().sum() for i in range(5)]
-# print("true share of hits below 1e-41 for each:", all(share < -41 for share in shares))
+# print("true shares:", ", ".join(f"1e{share:.0f}" for share in shares))
 
 # %% [markdown]
-# With all 64 pixels none of the drawings hits. The true share is not zero: it is the product of the shares of the 64 pixels, printed above. But our estimate is 0 and its logarithm $-\infty$, for a good model and for a bad one alike, and a small change of the model changes nothing: there is no slope to follow. (If pixels were real numbers, the probability of an exact hit would be zero indeed.)
+# With all 64 pixels none of the drawings hits. The true share is not zero: it is the product of the 64 pixels' own shares, printed above to the nearest power of ten. But our estimate is 0 and its logarithm $-\infty$, for a good model and for a bad one alike, and a small change of the model changes nothing: there is no slope to follow. (A generator whose neighbouring pixels fit together would hit more often, but still far too seldom. If pixels were real numbers with a density, none would ever hit: a single point has probability zero.)
 #
 # ### A bell around the drawing
 #
@@ -100,7 +100,7 @@ from ddpm_nb.likelihood import gaussian_kl, gaussian_log_prob
 # z\sim\mathcal N(0, I_K), \qquad x\mid z\ \sim\ \mathcal N(Wz+b,\ \sigma^2 I_D) .
 # $$ (def-linear-vae)
 #
-# Here $W$ is a matrix of $D\times K$ numbers and $b$ a list of $D$ numbers; the drawing is $G(z) = Wz+b$, and $I$ is the identity matrix: variance 1 in each coordinate, no correlation. This model needs a little linear algebra. Without it, take the next two equations as given and read on at *The bound*. A normal density whose coordinates are correlated has a matrix $C$, the covariance, in the place of the variance:
+# Here $W$ is a matrix of $D\times K$ numbers and $b$ a list of $D$ numbers; the drawing is $G(z) = Wz+b$, and $I$ is the identity matrix: variance 1 in each coordinate, no correlation. This model needs a little linear algebra. Without it, take Eq. [linear likelihood](#eq-linear-likelihood) and Eq. [linear posterior](#eq-linear-posterior) as given: for this model $p(x)$ and $p(z\mid x)$ are known. Read on at *The bound*, and pass over its last formula. A normal density whose coordinates are correlated has a matrix $C$, the covariance, in the place of the variance:
 #
 # $$
 # \mathcal N(x;\ \mu, C) = \frac{1}{\sqrt{(2\pi)^D\det C}}\,\exp\left(-\tfrac12\,(x-\mu)^\top C^{-1}(x-\mu)\right) .
@@ -129,7 +129,7 @@ from ddpm_nb.likelihood import gaussian_kl, gaussian_log_prob
 #
 # ## The bound
 #
-# Now the idea of the variational autoencoder. Bring in a second distribution, $q(z\mid x)$, the **encoder**: a guess, for each picture, of the $z$ that it came from. Any density will do that is positive wherever $p_\theta(x,z)$ is, a normal density for instance. Then, for every such $q$,
+# Now the idea of the variational autoencoder. Bring in a second distribution, $q(z\mid x)$, the **encoder**: a guess, for each picture, of the $z$ that it came from. Any density will do that is positive exactly where $p_\theta(x,z)$ is, a normal density for instance. Then, for every such $q$,
 #
 # $$
 # \begin{aligned}
@@ -148,13 +148,13 @@ from ddpm_nb.likelihood import gaussian_kl, gaussian_log_prob
 #
 # The gap is not negative, by Eq. [KL is not negative](#eq-kl-nonnegative), so the first term lies below $\log p_\theta(x)$: the **evidence lower bound**. The gap is zero for one encoder only, $q(z\mid x) = p_\theta(z\mid x)$.
 #
-# **The same by Jensen's inequality**, as many texts have it: the logarithm is concave, so the log of a mean is at least the mean of the log, and
+# **The same by Jensen's inequality**, as many texts have it: the log of a mean is at least the mean of the log, and so
 #
 # $$
 # \log p_\theta(x) = \log \mathbb E_q\left[\frac{p_\theta(x,z)}{q(z\mid x)}\right] \ \ge\ \mathbb E_q\left[\log\frac{p_\theta(x,z)}{q(z\mid x)}\right].
 # $$
 #
-# It is shorter, but it does not say how large the gap is.
+# The first sign: $q$ cancels under the integral, and $\int p_\theta(x,z)\,dz = p_\theta(x)$ stays. The second is [the tangent](likelihood.ipynb) once more: put $u = Y/\mathbb E[Y]$ into $\log u\le u-1$ and take the mean; the right side becomes 0, so $\mathbb E[\log Y]\le\log\mathbb E[Y]$. It is shorter, but it does not say how large the gap is.
 #
 # **Two terms that can be computed.** Split $p_\theta(x,z) = p(z)\,p_\theta(x\mid z)$:
 #
@@ -164,7 +164,7 @@ from ddpm_nb.likelihood import gaussian_kl, gaussian_log_prob
 #
 # The first term asks for good drawings: decode what was encoded, and come close to $x$. The second asks the encoder not to stray from $p(z)$.
 #
-# For the linear model and an encoder with mean $\mu$ and variances $v_k$ the first term is exact too. Write $z = \mu + (z-\mu)$. The mixed term has mean 0, and with $W_k$ the $k$-th column of $W$
+# For the linear model and an encoder with mean $\mu$ and variances $v_k$ the first term is exact too. Write $z = \mu + (z-\mu)$. The mixed term has mean 0. With $W_k$ the $k$-th column of $W$, what is left is $\lVert\sum_k W_k(z_k-\mu_k)\rVert^2$; there the products of different $k$ have mean 0 too, since the encoder's coordinates are independent. So
 #
 # $$
 # \mathbb E_q\lVert x-b-Wz\rVert^2 = \lVert x-b-W\mu\rVert^2 + \sum_{k=1}^{K} v_k\,\lVert W_k\rVert^2 .
@@ -305,7 +305,7 @@ def _normal(mean: Tensor, covariance: Tensor) -> torch.distributions.Multivariat
 #     m, covariance = model.posterior(x)
 #     d = 0.5 * (covariance.trace() + m @ m - K - covariance.logdet())
 #     print(
-#         f"K = {K}: off by {exact - estimate[-1]:.0f} nats after 100,000 draws; d = {d:.0f}"
+#         f"K = {K}: off by {abs(exact - estimate[-1]):.0f} nats after 100,000 draws; d = {d:.0f}"
 #     )
 # axes[0].set_ylabel("log p(x)")
 # axes[0].text(
@@ -322,7 +322,7 @@ def _normal(mean: Tensor, covariance: Tensor) -> torch.distributions.Multivariat
 # plt.show()
 
 # %% [markdown]
-# Why? The $z$ that fit $x$ are a tiny part of all $z$. To find them by luck takes about $e^{d}$ draws, where $d = \mathrm{KL}(p(z\mid x)\,\|\,p(z))$ is printed above. The bound needs no such luck: it draws $z$ from $q(z\mid x)$, which points at the few $z$ that matter.
+# Why? The $z$ that fit $x$ are a tiny part of all $z$. To find them by luck takes about $e^{d}$ draws, where $d = \mathrm{KL}(p(z\mid x)\,\|\,p(z))$ is printed above: $d$ is the mean of $\log\bigl(p(z\mid x)/p(z)\bigr)$ where the posterior has its mass, so the posterior is about $e^d$ times as dense there as $p(z)$, and only about one draw in $e^d$ falls there. (How far off a smaller number of draws leaves us, $d$ does not tell.) The bound needs no such luck: it draws $z$ from $q(z\mid x)$, which points at the few $z$ that matter.
 #
 # ## Bound plus gap is the likelihood
 #
@@ -432,6 +432,7 @@ def _normal(mean: Tensor, covariance: Tensor) -> torch.distributions.Multivariat
 #     random_table(3, 3),
 # )  # p(x_2), p(x_1 | x_2), p(x_0 | x_1)
 #
+# # Each letter names an axis; equal letters run together, and here none is summed over.
 # joint = torch.einsum("c,cb,ba->abc", p_end, p_1, p_0)  # p(x_0 = a, x_1 = b, x_2 = c)
 # path = torch.einsum("ab,bc->abc", q_1, q_2)  # q(x_1 = b, x_2 = c | x_0 = a)
 # log_likelihood = joint.sum((1, 2)).log()
@@ -450,15 +451,15 @@ def _normal(mean: Tensor, covariance: Tensor) -> torch.distributions.Multivariat
 #
 # **Forgetting that the bound holds for each picture.** The encoder gets one $x$ and answers for that $x$. Averaging $q(z\mid x)$ over all pictures and comparing *that* with $p(z)$ is another quantity.
 #
-# **Reading a larger bound as a better model.** A bound can grow because the model got better, or because the gap got smaller. The bound alone cannot tell which. One has to know the likelihood, as here, or to estimate it with many draws, as in Exercise 2.
+# **Reading a larger bound as a better model.** A bound can grow because the model got better, or because the gap got smaller. The bound alone cannot tell which. One has to know the likelihood, as here, or to estimate it with draws from an encoder close to the posterior. (From the exact posterior one draw is enough: Exercise 2.)
 #
 # ## Exercises
 #
-# **1.** Put the exact posterior into the bound as encoder, for a model whose columns of $W$ are orthogonal. What is the gap?
+# **1.** For which $W$ can an encoder with *independent* coordinates close the gap? Try orthogonal columns.
 #
 # <details><summary>Solution</summary>
 #
-# With orthogonal columns $W^\top W$ is diagonal, so is $S$, and the encoder can be exactly $p(z\mid x)$. The gap is 0.
+# Exactly for those whose columns are orthogonal. The gap is 0 for $q(z\mid x) = p(z\mid x)$ only, so $S$ must be diagonal. By Eq. [linear posterior](#eq-linear-posterior) it is so when $W^\top W$ is, and its entries are the products of the columns.
 #
 # </details>
 
@@ -514,14 +515,12 @@ def _normal(mean: Tensor, covariance: Tensor) -> torch.distributions.Multivariat
 # _, covariance = model.posterior(data)
 # best_var = 1 / torch.linalg.inv(covariance).diag()
 # smallest = 0.5 * (torch.logdet(covariance) - best_var.log().sum())
-# print(
-#     "the trained encoder has reached it within 0.01 nats:",
-#     bool((left - smallest).abs() < 0.01),
-# )
+# print(f"smallest gap: {smallest:.2f} nats, the trained encoder's: {left:.2f}")
+# assert (left - smallest).abs() < 0.01
 
 # %% [markdown]
 # ## Summary
 #
-# With a hidden variable the likelihood is an integral that cannot be computed. Any encoder gives a lower bound, and the gap is the divergence between the encoder and the true posterior. Diffusion uses the same bound, with a chain of noisy pictures as hidden variable and a fixed encoder that adds noise.
+# With a hidden variable the likelihood is an integral that in general cannot be computed. Any encoder gives a lower bound, and the gap is the divergence between the encoder and the true posterior. Diffusion uses the same bound, with a chain of noisy pictures as hidden variable and a fixed encoder that adds noise.
 #
 # **The next question.** What exactly does this encoder do to a picture? See [the forward process](forward.ipynb).

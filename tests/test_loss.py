@@ -117,6 +117,27 @@ def test_a_network_that_knows_the_only_picture_scores_zero() -> None:
 
 
 @pytest.mark.equation("def-simple-loss")
+def test_times_and_noise_that_are_given_are_used() -> None:
+    """Whoever knows them scores zero; an answer that does not depend on the drawn noise scores 2."""
+    generator = torch.Generator().manual_seed(0)
+    n = 20_000
+    x_0 = torch.randn(n, 1, dtype=F64, generator=generator)
+    noise = torch.randn(n, 1, dtype=F64, generator=generator)
+    t = torch.randint(1, LINEAR.T + 1, (n,), generator=generator)
+
+    def knows(x_t: Tensor, asked: Tensor) -> Tensor:
+        bar = torch.tensor([BAR[i] for i in t.tolist()], dtype=F64)[:, None]
+        return (x_t - bar.sqrt() * x_0) / (1 - bar).sqrt()
+
+    assert simple_loss(knows, x_0, LINEAR, t=t, noise=noise) < 1e-20
+    fixed = simple_loss(lambda x_t, t: noise, x_0, LINEAR, generator, t=t)
+    assert abs(fixed - 2) < 4 * (8 / n) ** 0.5
+    seen = []
+    simple_loss(lambda x_t, t: seen.append(t) or x_t, x_0, LINEAR, generator, t=t)
+    assert torch.equal(seen[0], t)
+
+
+@pytest.mark.equation("def-simple-loss")
 def test_times_are_uniform_and_the_network_sees_the_right_noise_level() -> None:
     schedule, n, seen = Schedule.linear(10, 0.01, 0.3), 50_000, {}
 

@@ -175,3 +175,21 @@ def test_a_wrong_opening_is_found() -> None:
     book = chapter("forward")
     del book.cells[1]
     assert promises.opening(book)
+
+
+@every_chapter
+def test_pictures_are_drawn_in_the_book_s_style(name: str) -> None:
+    """`use_style` comes before the first picture, so that all look alike and are sharp and readable in both themes."""
+    code = "\n".join(c.source for c in chapter(name).cells if c.cell_type == "code")
+    first = code.find("plt.s")  # plt.subplots, plt.show
+    if first >= 0:
+        assert 0 <= code.find("fig.use_style()") < first
+    # Whoever sets sizes, styles or colour maps anew leaves the style.
+    assert not promises.own_style(code)
+
+
+def test_a_style_of_its_own_is_found() -> None:
+    assert promises.own_style("plt.style.use('ggplot')")
+    assert promises.own_style("plt.rcParams['font.size'] = 3")
+    assert promises.own_style("fig.savefig('x.png', dpi=300)")
+    assert not promises.own_style("figure, axes = plt.subplots(1, 2, figsize=(5, 2))")

@@ -24,7 +24,7 @@ state = torch.get_rng_state()
 __import__({module!r}, fromlist=["x"])
 assert torch.equal(torch.get_rng_state(), state), "importing drew random numbers"
 assert torch.is_grad_enabled() and torch.get_default_dtype() == torch.float32
-forbidden = {{"matplotlib", "IPython", "sklearn", "scipy", "accelerate", "diffusers", "safetensors"}}
+forbidden = {{"matplotlib", "IPython", "sklearn", "scipy", "accelerate", "diffusers", "safetensors", "huggingface_hub"}}
 assert not forbidden & sys.modules.keys(), forbidden & sys.modules.keys()
 """
 

@@ -5,22 +5,28 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import io
 import os
 import re
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urlencode, urlsplit
 
 import pytest
 import yaml
 from bs4 import BeautifulSoup
+from PIL import Image
+
+from tools.sync import toc_files
 
 ROOT = Path(__file__).parent.parent
 SITE = ROOT / "_build" / "html"
@@ -35,6 +41,10 @@ PAGES = sorted(
 )
 
 PHONE, DESK = {"width": 360, "height": 740}, {"width": 1280, "height": 900}
+ZOOMED = {
+    "width": 640,
+    "height": 450,
+}  # what a page is given when DESK is zoomed to 200 %
 GET_A_BROWSER = "no browser: install one with `apt-get install chromium` or `python -m playwright install chromium`"
 
 every_page = pytest.mark.parametrize("page", PAGES or ["(no page)"])
@@ -67,10 +77,16 @@ def soup(page: str) -> BeautifulSoup:
 
 
 @functools.cache
+def elements(page: str) -> list[Any]:
+    return soup(page).find_all(True)
+
+
+@functools.cache
 def ids(page: str) -> frozenset[str]:
-    return frozenset(tag["id"] for tag in soup(page).find_all(id=True))
+    return frozenset(tag["id"] for tag in elements(page) if tag.has_attr("id"))
 
 
+@functools.cache
 def article(page: str) -> BeautifulSoup | Any:
     return soup(page).find("article") or BeautifulSoup("", "html.parser")
 
@@ -90,7 +106,7 @@ def test_every_page_of_the_table_of_contents_is_built() -> None:
 @every_page
 def test_links_land(page: str) -> None:
     broken = []
-    for tag in soup(page).find_all(True):
+    for tag in elements(page):
         for attribute in ("href", "src"):
             url = urlsplit(tag.get(attribute, ""))
             if url.scheme or url.netloc or not (url.path or url.fragment):
@@ -110,7 +126,7 @@ def test_links_land(page: str) -> None:
 @every_page
 def test_nothing_is_taken_from_another_host(page: str) -> None:
     """What a page names, also where a browser might not ask for it today (preloads, sources, frames)."""
-    loaded = [tag.get("src") for tag in soup(page).find_all(src=True)]
+    loaded = [tag["src"] for tag in elements(page) if tag.has_attr("src")]
     loaded += [
         tag.get("href")
         for tag in soup(page).find_all("link")
@@ -131,9 +147,7 @@ def test_pictures_have_words(page: str) -> None:
 
 @every_page
 def test_mathematics_is_set(page: str) -> None:
-    body = BeautifulSoup(
-        str(article(page)), "html.parser"
-    )  # a copy: parts are cut out of it below
+    body = copy.copy(article(page))  # parts are cut out of it below
     formulas = body.select(".math")
     assert all(formula.find("math") for formula in formulas)
     assert not body.select(".math-error, merror")
@@ -147,6 +161,7 @@ def test_mathematics_is_set(page: str) -> None:
     assert not raw, f"TeX that was not set: {raw}"
 
 
+@functools.cache
 def equation_numbers() -> dict[tuple[str, str], str]:
     """(page, id) -> the number shown, "(2.1)"."""
     numbers: dict[tuple[str, str], str] = {}
@@ -185,12 +200,131 @@ def test_links_to_equations_show_the_number() -> None:
 
 @every_page
 def test_tables_and_folds_say_what_they_are(page: str) -> None:
-    assert all(table.find("th") for table in article(page).find_all("table")), (
-        "a table without headers"
-    )
+    # Sphinx's own index is laid out with tables, and says so.
+    tables = article(page).select("table:not(.indextable)")
+    assert all(table.find("th") for table in tables), "a table without headers"
     assert all(fold.find("summary") for fold in article(page).find_all("details")), (
         "a fold without a summary"
     )
+
+
+def test_every_use_of_an_equation_is_linked_back() -> None:
+    """Each link to an equation in a chapter has a way back, which stands under that equation."""
+    uses: dict[str, set[str]] = {}
+    back: dict[str, set[str]] = {}
+    for page in chapters():
+        for link in article(page).select('a[href*="#equation-"]:not(.headerlink)'):
+            mark = link.find_previous("span", class_="target", id=True)
+            uses.setdefault(str(link["href"]).partition("#")[2], set()).add(
+                f"{page}#{mark['id']}"
+            )
+        for line in article(page).select("p.eq-uses"):
+            equation = line.find_previous("div", class_="math")["id"]
+            for link in line.select('a[href*="#use-"]'):
+                path, _, fragment = str(link["href"]).partition("#")
+                target = f"book/{path}" if path else page
+                back.setdefault(equation, set()).add(f"{target}#{fragment}")
+    assert uses == back
+    assert len(uses) > 10
+
+
+def test_every_function_is_explained_and_linked_both_ways() -> None:
+    import ddpm_nb
+
+    functions = soup("book/functions.html")
+    for name, chapter in ddpm_nb._HOME.items():
+        entry = functions.find("dt", id=f"ddpm_nb.{chapter}.{name}")
+        assert entry, f"no entry for {name}"
+        assert f"{chapter}.html#code-{name}" in {
+            link["href"] for link in entry.find_parent("dl").find_all("a", href=True)
+        }
+        code = soup(f"book/{chapter}.html").find(id=f"code-{name}")
+        assert code["href"] == f"functions.html#ddpm_nb.{chapter}.{name}"
+
+
+def test_equations_are_linked_with_the_functions_that_name_them() -> None:
+    """A docstring's `Equation: eq-…` is a link, and under that equation the function is named."""
+    numbers, checked = equation_numbers(), 0
+    for entry in article("book/functions.html").select("dl.py > dt.sig[id]"):
+        name = str(entry["id"]).partition(".")[2].partition(".")[2]
+        text = entry.find_next_sibling("dd")
+        for link in text.find_all("a", href=re.compile("#equation-")):
+            if link.find_parent("dl", class_="py") is not entry.parent:
+                continue
+            page, _, fragment = str(link["href"]).partition("#")
+            assert link.get_text() == numbers[f"book/{page}", fragment]
+            under = soup(f"book/{page}").find(id=fragment).find_next_sibling("p")
+            if f"book/{page}" == f"book/{str(entry['id']).split('.')[1]}.html":
+                assert name in [code.get_text() for code in under.find_all("code")]
+            checked += 1
+    assert checked > 10
+
+
+def test_pages_lead_to_their_source() -> None:
+    """Colab, download, edit and report, with addresses that name files of this repository."""
+    config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf8"))
+    home = config["repository"]["url"]
+    for page in PAGES:
+        if not page.startswith("book/"):
+            continue
+        links = {
+            a.get_text(strip=True): str(a["href"])
+            for a in soup(page).select("nav.page-links a")
+        }
+        kinds = ["Edit", "Report an error"]
+        if page in chapters():
+            kinds = ["Open in Colab", "Download", *kinds]
+            name = Path(page).stem
+            assert links["Open in Colab"].endswith(f"/blob/main/book/{name}.ipynb")
+            assert (SITE / page).parent.joinpath(links["Download"]).read_bytes() == (
+                ROOT / f"book/{name}.ipynb"
+            ).read_bytes()
+        assert list(links) == kinds
+        assert links["Report an error"].startswith(f"{home}/issues/new?title=")
+        edit = links["Edit"].removeprefix(f"{home}/edit/main/")
+        assert (ROOT / edit).is_file(), edit
+
+
+def test_the_map_shows_what_is_imported() -> None:
+    """Every import of one chapter by another can be walked on the map, and no arc leads backwards."""
+    rows = soup("book/intro.html").select(".chapter-map li")
+    names = [Path(str(row.a["href"])).stem for row in rows]
+    assert [f"book/{name}.html" for name in names] == [
+        page for page in chapters() if (ROOT / f"ddpm_nb/{Path(page).stem}.py").exists()
+    ]
+    reached: dict[str, set[str]] = {}
+    for name, row in zip(names, rows, strict=True):
+        below = row.small.get_text().partition("builds on ")[2]
+        direct = [part for part in below.split(", ") if part]
+        assert set(direct) <= set(reached)
+        reached[name] = set(direct).union(*(reached[other] for other in direct))
+        module = (ROOT / f"ddpm_nb/{name}.py").read_text(encoding="utf8")
+        assert (
+            set(re.findall(r"^from ddpm_nb\.(\w+) import", module, re.M))
+            <= reached[name]
+        )
+    arcs = soup("book/intro.html").select(".chapter-map svg path:not(.head)")
+    assert len(arcs) == sum(
+        len(row.small.get_text().partition("builds on ")[2].split(", "))
+        for row in rows
+        if "builds on" in row.small.get_text()
+    )
+
+
+@every_page
+def test_pictures_are_light_sharp_and_sized(page: str) -> None:
+    for image in article(page).find_all("img"):
+        path = (SITE / page).parent / image["src"]
+        if path.is_relative_to(SITE / "_static"):
+            continue  # the theme's own signs
+        assert path.stat().st_size <= 60_000, f"{image['alt']}: {path.stat().st_size}"
+        with Image.open(path) as picture:
+            width, height = picture.size
+        # Two dots for each pixel of the page, and the same shape.
+        shown = int(image["width"])
+        assert width >= 1.9 * shown
+        assert abs(int(image["height"]) - height * shown / width) <= 1
+        assert image["loading"] == "lazy"
 
 
 # ---- What a browser shows ----------------------------------------------------------------------------------
@@ -217,6 +351,8 @@ def browser() -> Iterator[Any]:
                     "--headless",
                     "--disable-gpu",
                     "--disable-background-networking",
+                    # No name leads anywhere: a page that asks another host gets nothing, and is heard asking.
+                    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
                 ],
             )
         except Error:
@@ -227,20 +363,93 @@ def browser() -> Iterator[Any]:
         started.close()
 
 
+@pytest.mark.parametrize(("ci", "result"), [("true", "1 error"), ("", "1 skipped")])
+def test_without_a_browser_one_line_says_how_to_get_one(ci: str, result: str) -> None:
+    nowhere = {"PATH": "/nowhere", "PLAYWRIGHT_BROWSERS_PATH": "/nowhere", "CI": ci}
+    test = f"{__file__}::test_a_link_to_an_equation_shows_it"
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-rs", "--noconftest", test],
+        env={**os.environ, **nowhere},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert GET_A_BROWSER in run.stdout
+    assert result in run.stdout.splitlines()[-1]
+
+
 class QuietHandler(SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
 
 
+class QuietServer(ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """A browser that leaves a page hangs up; what is missing on a page, the browser itself says."""
+
+
 @pytest.fixture(scope="session")
 def address() -> Iterator[str]:
-    server = ThreadingHTTPServer(
+    server = QuietServer(
         ("127.0.0.1", 0), functools.partial(QuietHandler, directory=str(SITE))
     )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/"
     server.shutdown()
     server.server_close()
+
+
+class Tab:
+    """A tab that writes down what goes wrong on the page it shows. Each kind of visit uses one tab for all pages."""
+
+    def __init__(self, browser: Any, home: str, **options: Any) -> None:
+        self.context = browser.new_context(viewport=DESK, **options)
+        self.page = self.context.new_page()
+        self.home = home
+        self.foreign: list[str] = []
+        self.complaints: list[str] = []
+        self.page.on("console", self.hear)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("response", self.look)
+        self.page.on("request", self.note)
+
+    def hear(self, message: Any) -> None:
+        if message.type in ("error", "warning"):
+            self.complaints.append(message.text)
+
+    def look(self, response: Any) -> None:
+        if response.status >= 400:
+            self.complaints.append(f"{response.status} {response.url}")
+
+    def note(self, request: Any) -> None:
+        if not request.url.startswith((self.home, "data:", "blob:")):
+            self.foreign.append(request.url)
+
+    def open(self, page: str) -> Any:
+        self.foreign, self.complaints = [], []
+        self.page.goto(self.home + page, wait_until="load")
+        return self.page
+
+
+@pytest.fixture(scope="session")
+def tabs(browser: Any, address: str) -> Iterator[dict[str, Tab]]:
+    folder = SITE.as_uri() + "/"
+    kept = {
+        "served": Tab(browser, address, color_scheme="light"),
+        "folder": Tab(browser, folder),
+        "no scripts": Tab(browser, address, java_script_enabled=False),
+    }
+    # How much of what is in sight moves while a page loads and is scrolled through (Chromium's own measure).
+    kept["served"].context.add_init_script(
+        "window.shift = 0; new PerformanceObserver(list => list.getEntries().forEach(e => {"
+        # The contents of the page unfold where the reader is; that is no jump of the text.
+        " if (!e.sources.every(s => s.node?.parentElement?.closest('.page-toc'))) window.shift += e.value;"
+        "})).observe({type: 'layout-shift', buffered: true});"
+    )
+    yield kept
+    for tab in kept.values():
+        tab.context.close()
 
 
 @dataclass
@@ -250,41 +459,51 @@ class Visit:
     foreign: list[str] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
     images: list[str] = field(default_factory=list)
+    shift: float = 0
     themes: dict[str, dict[str, Any]] = field(default_factory=dict)
-    sideways: list[str] = field(default_factory=list)
+    sideways: dict[str, list[str]] = field(default_factory=dict)
 
 
-# Images that did not load.
-IMAGES = (
-    "[...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.src)"
-)
-
-# The page's background, and the texts whose contrast with what is behind them is below 4.5 (WCAG AA).
-COLOURS = """() => {
-  const rgba = text => { const n = text.match(/[\\d.]+/g).map(Number); return n.length < 4 ? [...n, 1] : n; };
-  const over = (top, below) => [0, 1, 2].map(i => top[i] * top[3] + below[i] * (1 - top[3]));
-  const light = c => c.map(v => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
-    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-  const behind = e => e ? over(rgba(getComputedStyle(e).backgroundColor), behind(e.parentElement)) : [255, 255, 255];
-  const page = behind(document.body);
-  const texts = document.createTreeWalker(document.querySelector("article") || document.body, NodeFilter.SHOW_TEXT);
-  const bad = new Map();
-  const seen = new Set();
-  while (texts.nextNode()) {
-    const e = texts.currentNode.parentElement;
-    if (!texts.currentNode.data.trim() || seen.has(e) || !e.getClientRects().length
-        || !e.checkVisibility({checkOpacity: true, checkVisibilityCSS: true})
-        || e.closest(".headerlink, button, script, style")) continue;
-    seen.add(e);
-    const below = behind(e), a = light(over(rgba(getComputedStyle(e).color), below)), b = light(below);
-    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    const name = e.tagName + "." + e.className + " " + ratio.toFixed(2);
-    if (ratio < 4.5) bad.set(name, texts.currentNode.data.slice(0, 30));
+# Go through the page as a reader does, so that lazy pictures load; then name those that did not.
+IMAGES = """async () => {
+  for (let y = 0; y < document.body.scrollHeight; y += innerHeight) {
+    scrollTo({top: y, behavior: "instant"});
+    await new Promise(requestAnimationFrame);
   }
-  return {background: light(page), texts: seen.size, bad: [...bad].slice(0, 10)};
+  await Promise.allSettled([...document.images].filter(i => i.checkVisibility()).map(i => i.decode()));
+  await new Promise(requestAnimationFrame);
+  const missing = [...document.images].filter(i => i.checkVisibility() && !i.naturalWidth).map(i => i.src);
+  scrollTo({top: 0, behavior: "instant"});
+  return missing;
 }"""
 
+# What axe would look at a thousand times over: of the parts of code that have one colour it is left the first, and
+# formulas, whose parts inherit everything and have no roles, and more than a dozen functions it is not shown.
+THIN = """() => {
+  document.querySelectorAll("math").forEach(m => m.replaceChildren());
+  const seen = new Set();
+  document.querySelectorAll(".highlight span[class]").forEach(s => {
+    if (seen.has(s.className)) s.replaceWith(...s.childNodes);
+    else seen.add(s.className);
+  });
+  [...document.querySelectorAll("dl.py")].slice(12).forEach(entry => entry.remove());
+  document.querySelectorAll("article").forEach(a => a.normalize());
+}"""
+AXE = """async rules => {
+  const found = await axe.run({preload: false, resultTypes: ["violations"], ...(rules ? {runOnly: rules} : {})});
+  return found.violations.filter(v => ["serious", "critical"].includes(v.impact))
+    .map(v => `${v.id}: ${v.help}: ${v.nodes.slice(0, 3).map(n => n.html.slice(0, 160)).join(" | ")}`);
+}"""
+# Only these depend on the theme.
+OF_COLOURS = ["color-contrast", "link-in-text-block"]
+
+# The lightness of the page's background, 0 ... 1.
+BACKGROUND = """() => getComputedStyle(document.body).backgroundColor.match(/[\\d.]+/g).slice(0, 3)
+  .map(v => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+  .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0)"""
+
 # What makes a page wider than the screen: what sticks out and lies in no box that scrolls by itself.
+# And what scrolls by itself but cannot be reached with the Tab key.
 SIDEWAYS = """() => {
   const root = document.scrollingElement;
   const scrolls = e => e && e !== document.body && (["auto", "scroll"].includes(getComputedStyle(e).overflowX)
@@ -292,14 +511,16 @@ SIDEWAYS = """() => {
   const out = [...document.querySelectorAll("article *")].filter(
     e => e.getBoundingClientRect().right > innerWidth + 1 && !scrolls(e) && !e.closest("math"));
   const names = out.slice(0, 5).map(e => e.tagName + "." + e.className + " " + e.textContent.trim().slice(0, 40));
-  return root.scrollWidth > innerWidth ? ["page is " + root.scrollWidth + " px wide", ...names] : names;
+  if (root.scrollWidth > innerWidth) names.push("page is " + root.scrollWidth + " px wide");
+  const stuck = [...document.querySelectorAll("article *")].filter(
+    e => e.scrollWidth > e.clientWidth + 1 && e.clientWidth && !e.closest("math") && e.tabIndex < 0
+      && ["auto", "scroll"].includes(getComputedStyle(e).overflowX) && !e.querySelector("a[href], [tabindex='0']"));
+  return names.concat(stuck.slice(0, 5).map(e => "no keys reach " + e.outerHTML.slice(0, 80)));
 }"""
 
 
 def corner_of_first_drawing(tab: Any) -> list[Any] | None:
     """A pixel just inside the corner of the first picture that is no photograph, and one just outside."""
-    from PIL import Image
-
     drawing = tab.locator("article img:not(.photo)").first
     if not drawing.count() or not drawing.is_visible():
         return None
@@ -311,62 +532,46 @@ def corner_of_first_drawing(tab: Any) -> list[Any] | None:
 
 
 @pytest.fixture(scope="session")
-def visits(browser: Any, address: str) -> Iterator[Any]:
-    notes: dict[str, Visit] = {}
+def visits(tabs: dict[str, Tab]) -> Any:
+    from axe_playwright_python import base
 
+    axe = (Path(base.__file__).parent / "axe.min.js").read_text(encoding="utf8")
+
+    @functools.cache
     def visit(page: str) -> Visit:
-        if page in notes:
-            return notes[page]
-        note = notes[page] = Visit()
-        context = browser.new_context(viewport=DESK, color_scheme="light")
-        tab = context.new_page()
-
-        def ask(route: Any) -> None:
-            if route.request.url.startswith(address):
-                route.continue_()
-            else:
-                note.foreign.append(route.request.url)
-                route.abort()
-
-        context.route(lambda url: not url.startswith(("data:", "blob:")), ask)
-        tab.on(
-            "console",
-            lambda m: (
-                note.complaints.append(m.text)
-                if m.type in ("error", "warning")
-                else None
-            ),
-        )
-        tab.on("pageerror", lambda error: note.complaints.append(str(error)))
-        tab.on(
-            "response",
-            lambda r: (
-                note.complaints.append(f"{r.status} {r.url}")
-                if r.status >= 400
-                else None
-            ),
-        )
-        tab.goto(address + page, wait_until="networkidle")
+        note, served = Visit(), tabs["served"]
+        tab = served.open(page)
         note.images = tab.evaluate(IMAGES)
-        for theme in ("light", "dark"):
+        note.shift = tab.evaluate("window.shift")
+        # The theme fades links and buttons into their new colours; look when that is over.
+        tab.add_style_tag(content="* { transition: none !important }")
+        for name, size in (("phone", PHONE), ("200 %", ZOOMED)):
+            tab.set_viewport_size(size)
+            note.sideways[name] = tab.evaluate(SIDEWAYS)
+            if note.sideways[name]:  # scripts wait until the size has settled
+                tab.wait_for_timeout(400)
+                note.sideways[name] = tab.evaluate(SIDEWAYS)
+        tab.set_viewport_size(DESK)
+        for theme in ("dark", "light"):
             tab.emulate_media(color_scheme=theme)
             tab.wait_for_function(
                 f"document.documentElement.dataset.theme === '{theme}'"
             )
-            # The theme fades links and buttons into their new colours; look when that is over.
-            tab.add_style_tag(
-                content="* { transition: none !important }"
-            ) if theme == "light" else None
             note.themes[theme] = {
-                **tab.evaluate(COLOURS),
+                "background": tab.evaluate(BACKGROUND),
                 "corner": corner_of_first_drawing(tab),
             }
-        tab.set_viewport_size(PHONE)
-        note.sideways = tab.evaluate(SIDEWAYS)
-        context.close()
+        tab.evaluate(THIN)
+        tab.evaluate(axe)
+        note.themes["light"]["axe"] = tab.evaluate(AXE)
+        tab.emulate_media(color_scheme="dark")
+        tab.wait_for_function("document.documentElement.dataset.theme === 'dark'")
+        note.themes["dark"]["axe"] = tab.evaluate(AXE, OF_COLOURS)
+        tab.emulate_media(color_scheme="light")
+        note.foreign, note.complaints = served.foreign, served.complaints
         return note
 
-    yield visit
+    return visit
 
 
 @every_page
@@ -385,11 +590,16 @@ def test_pictures_load(page: str, visits: Any) -> None:
 
 
 @every_page
+def test_nothing_jumps_while_the_page_loads(page: str, visits: Any) -> None:
+    assert visits(page).shift < 0.01
+
+
+@every_page
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_both_themes(page: str, theme: str, visits: Any) -> None:
     seen = visits(page).themes[theme]
     assert seen["background"] < 0.05 if theme == "dark" else seen["background"] > 0.8
-    assert seen["bad"] == [], "too little contrast"
+    assert seen["axe"] == []
     if seen["corner"]:
         inside, outside = seen["corner"]
         apart = max(abs(a - b) for a, b in zip(inside, outside, strict=True))
@@ -397,19 +607,22 @@ def test_both_themes(page: str, theme: str, visits: Any) -> None:
 
 
 @every_page
-def test_fits_a_phone(page: str, visits: Any) -> None:
-    assert visits(page).sideways == []
+@pytest.mark.parametrize("screen", ["phone", "200 %"])
+def test_fits_the_screen(page: str, screen: str, visits: Any) -> None:
+    assert visits(page).sideways[screen] == []
 
 
 # How many formulas are drawn, how many pictures, how much text.
 SEEN = """() => ({
   formulas: [...document.querySelectorAll("article .math math")]
     .filter(m => m.getBoundingClientRect().width > 0).length,
-  images: [...document.querySelectorAll("article img")].filter(i => i.naturalWidth > 0).length,
+  images: [...document.querySelectorAll("article img")].filter(i => i.getBoundingClientRect().width > 0).length,
   text: (document.querySelector("article") || document.body).innerText.length,
+  menu: [...document.querySelectorAll(".bd-sidebar-primary a, .bd-sidebar-primary label")].length,
 })"""
 
 
+@functools.cache
 def expected(page: str) -> tuple[int, int]:
     """Formulas and pictures of a page that are not folded away."""
     shown = [
@@ -423,42 +636,225 @@ def expected(page: str) -> tuple[int, int]:
 
 
 @every_page
-def test_reads_without_scripts(page: str, browser: Any, address: str) -> None:
-    context = browser.new_context(java_script_enabled=False, viewport=DESK)
-    tab = context.new_page()
-    tab.goto(address + page)
+@pytest.mark.parametrize("way", ["no scripts", "folder"])
+def test_reads_without(page: str, way: str, tabs: dict[str, Tab]) -> None:
+    tab = tabs[way].open(page)
     formulas, images = expected(page)
     seen = tab.evaluate(SEEN)
-    context.close()
     assert (seen["formulas"] >= formulas, seen["images"] >= images) == (True, True), (
         seen
     )
     assert seen["text"] > (500 if page in chapters() else 0)
+    assert seen["menu"] > len(chapters())
+    assert tabs[way].foreign == []
+    if way == "folder":  # without scripts the console says nothing
+        assert tabs[way].complaints == []
+        if formulas:
+            tab.evaluate("document.fonts.ready")
+            loaded = "[...document.fonts].filter(f => f.status === 'loaded').map(f => f.family.replaceAll('\"', ''))"
+            assert "STIX Two Math" in tab.evaluate(loaded)
 
 
-@every_page
-def test_opens_from_a_folder(page: str, browser: Any) -> None:
-    context = browser.new_context(viewport=DESK)
-    tab = context.new_page()
-    complaints: list[str] = []
-    tab.on(
-        "console",
-        lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None,
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_paper_shows_the_text_alone_and_whole(theme: str, tabs: dict[str, Tab]) -> None:
+    """The browser's own print: no menus, black on white, folded solutions open, nothing cut off at the side."""
+    tab = tabs["served"].open(chapters()[0])
+    tab.emulate_media(color_scheme=theme)
+    tab.wait_for_function(f"document.documentElement.dataset.theme === '{theme}'")
+    tab.evaluate("dispatchEvent(new Event('beforeprint'))")
+    tab.emulate_media(media="print", color_scheme=theme)
+    tab.set_viewport_size({"width": 640, "height": 900})  # the text of a sheet of A4
+    seen = tab.evaluate(
+        """() => {
+          const shown = s => [...document.querySelectorAll(s)].filter(e => e.checkVisibility()).length;
+          const luminance = c => c.match(/[\\d.]+/g).slice(0, 3).reduce((sum, v) => sum + v / 765, 0);
+          return {
+            menus: shown(".bd-sidebar-primary, .bd-sidebar-secondary, .bd-header-article, .page-links, .copybtn"),
+            titles: shown("h1"),
+            solutions: [...document.querySelectorAll("details > :not(summary)")]
+              .map(e => e.checkVisibility() && e.offsetHeight > 0),
+            ink: luminance(getComputedStyle(document.querySelector("article p")).color),
+            cut: [...document.querySelectorAll("article :is(pre, .math-scroll, table)")]
+              .filter(e => e.getBoundingClientRect().right > innerWidth + 1 || e.scrollWidth > innerWidth).length,
+          };
+        }"""
     )
-    tab.on("pageerror", lambda error: complaints.append(str(error)))
-    tab.on(
-        "request",
-        lambda r: complaints.append(r.url) if r.url.startswith("http") else None,
+    tab.evaluate("dispatchEvent(new Event('afterprint'))")
+    tab.emulate_media(media="screen", color_scheme="light")
+    tab.set_viewport_size(DESK)
+    assert (seen["menus"], seen["titles"], seen["cut"]) == (0, 1, 0)
+    assert seen["solutions"]
+    assert all(seen["solutions"])
+    assert seen["ink"] < 0.3
+
+
+def test_the_printed_book_is_whole() -> None:
+    """`make pdf` prints one document: every page, no anchor twice, no link that leads nowhere."""
+    from tools import pdf
+
+    pages = {
+        page: pdf.article(page) for page in toc_files(ROOT) if page not in pdf.LEFT_OUT
+    }
+    book = BeautifulSoup(pdf.document(pages, {}), "html.parser")
+    anchors = [tag["id"] for tag in book.find_all(id=True)]
+    assert len(anchors) == len(set(anchors))
+    links = [str(tag["href"]) for tag in book.select("body a[href]")]
+    dead = {
+        link for link in links if link.startswith("#") and link[1:] not in set(anchors)
+    }
+    assert dead == set()
+    assert {f"#{page}" for page in pages} <= set(links)
+    assert all(re.match("#|https?:", link) for link in links)
+    assert len(book.select(".math math")) == sum(
+        len(article(f"{page}.html").select(".math math")) for page in pages
     )
-    tab.goto((SITE / page).as_uri(), wait_until="load")
-    tab.evaluate("document.fonts.ready")
-    formulas, images = expected(page)
-    seen = tab.evaluate(SEEN)
-    if formulas:
-        loaded = "[...document.fonts].filter(f => f.status === 'loaded').map(f => f.family.replaceAll('\"', ''))"
-        assert "STIX Two Math" in tab.evaluate(loaded)
-    context.close()
-    assert complaints == []
-    assert (seen["formulas"] >= formulas, seen["images"] >= images) == (True, True), (
-        seen
+    assert all(
+        Path(unquote(urlsplit(i["src"]).path)).is_file() for i in book.find_all("img")
     )
+
+
+def search(tab: Tab, words: str) -> list[str]:
+    """The addresses that the site's own search finds, best first."""
+    page = tab.open(f"search.html?{urlencode({'q': words})}")
+    page.wait_for_function(
+        "document.querySelector('#search-results .search-summary')?.textContent.includes('matching')"
+        " || document.querySelectorAll('#search-results li').length > 0"
+    )
+    # The results come in one by one.
+    page.wait_for_function("Search._pulse_status < 0 && !Search._queued_query")
+    links = page.locator("#search-results li > a").evaluate_all(
+        "links => links.map(link => link.getAttribute('href'))"
+    )
+    return [link.partition("?")[0] for link in links]
+
+
+@pytest.mark.parametrize("page", chapters())
+def test_search_returns_the_chapter(page: str, tabs: dict[str, Tab]) -> None:
+    title = article(page).find("h1").get_text().rstrip("#").lstrip("0123456789. ")
+    assert page in search(tabs["served"], title)[:3]
+
+
+@pytest.mark.parametrize("way", ["served", "folder"])
+@pytest.mark.parametrize(
+    ("name", "home"),
+    [
+        ("posterior_mean", "book/functions.html#ddpm_nb.posterior.posterior_mean"),
+        ("Schedule.cosine", "book/functions.html#ddpm_nb.forward.Schedule.cosine"),
+        ("alpha_bar", "book/notation.html"),
+    ],
+)
+def test_search_finds_symbols_by_name(
+    name: str, home: str, way: str, tabs: dict[str, Tab]
+) -> None:
+    assert home in search(tabs[way], name)[:8]
+    assert tabs[way].complaints == []
+
+
+def test_a_link_to_an_equation_shows_it(tabs: dict[str, Tab]) -> None:
+    """Clicked, it brings the equation into sight, below the bar at the head of the page."""
+    for page in chapters():
+        tab = tabs["served"].open(page)
+        links = tab.locator('article a[href*="#equation-"]:not(.headerlink)')
+        link = links.locator("visible=true").first
+        if not link.count():
+            continue
+        target = str(link.get_attribute("href")).partition("#")[2]
+        link.click()
+        tab.wait_for_url(f"**#{target}")
+        tab.wait_for_function(
+            """id => {
+              const box = document.getElementById(id)?.getBoundingClientRect();
+              const head = document.querySelector(".bd-header-article")?.getBoundingClientRect();
+              return box && head && box.top >= head.bottom && box.bottom <= innerHeight;
+            }""",
+            arg=target,
+            timeout=3000,
+        )
+
+
+# All that can be clicked or typed into and is in sight.
+REACHABLE = """() => {
+  const all = [...document.querySelectorAll("a[href], button, input, summary, select, [tabindex='0']")].filter(
+    e => e.checkVisibility({checkOpacity: true, checkVisibilityCSS: true}) && !e.disabled && e.tabIndex >= 0
+      && e.getClientRects().length);
+  all.forEach((e, i) => { e.dataset.stop = i; });
+  return all.length;
+}"""
+# The element that has the focus, and whether it looks any different from when it has none.
+FOCUS = """() => {
+  const e = document.activeElement;
+  if (!e || e === document.body) return null;
+  const look = () => { const s = getComputedStyle(e), p = getComputedStyle(e.parentElement);
+    return [s.outlineStyle, s.outlineWidth, s.boxShadow, s.backgroundColor, s.borderColor, p.boxShadow].join(); };
+  const on = look();
+  e.blur();
+  const off = look();
+  e.focus({preventScroll: true, focusVisible: true});
+  return [e.dataset.stop ?? "scroller", on !== off, e.outerHTML.slice(0, 120)];
+}"""
+
+
+@pytest.mark.parametrize("page", [*chapters()[:1], "book/intro.html"])
+def test_keys_reach_everything_and_show_where_they_are(
+    page: str, tabs: dict[str, Tab]
+) -> None:
+    tab = tabs["served"].open(page)
+    tab.add_style_tag(content="* { transition: none !important }")
+    stops, reached, dim = tab.evaluate(REACHABLE), set(), set()
+    assert stops > 20
+    for _ in range(2 * stops):
+        tab.keyboard.press("Tab")
+        focus = tab.evaluate(FOCUS)
+        if focus is None:
+            break
+        if focus[0] in reached and focus[0] != "scroller":
+            break
+        reached.add(focus[0])
+        if not focus[1]:
+            dim.add(focus[2])
+    missing = {str(i) for i in range(stops)} - reached
+    names = [
+        tab.locator(f"[data-stop='{i}']").evaluate("e => e.outerHTML.slice(0, 120)")
+        for i in sorted(missing)
+    ]
+    assert names == []
+    assert dim == set()
+
+
+def test_the_colours_of_drawings_are_read_in_both_themes(tabs: dict[str, Tab]) -> None:
+    """A swatch of each colour, shown as the site shows pictures, against the page around it."""
+    from ddpm_nb._figures import COLORS
+
+    tab = tabs["served"].open(chapters()[0])
+    width = 20 * len(COLORS)
+    bars = "".join(
+        f'<rect x="{20 * i}" width="20" height="20" fill="{color}"/>'
+        for i, color in enumerate(COLORS)
+    )
+    svg = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="20">{bars}</svg>'
+    tab.evaluate(
+        """svg => { const image = new Image(); image.id = "swatch"; image.alt = "swatch";
+          image.src = "data:image/svg+xml," + encodeURIComponent(svg);
+          document.querySelector("article").prepend(image); return image.decode(); }""",
+        svg,
+    )
+
+    def light(pixel: tuple[int, ...]) -> float:
+        parts = [v / 255 for v in pixel]
+        parts = [
+            v / 12.92 if v <= 0.03928 else ((v + 0.055) / 1.055) ** 2.4 for v in parts
+        ]
+        return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+
+    for theme in ("light", "dark"):
+        tab.emulate_media(color_scheme=theme)
+        tab.wait_for_function(f"document.documentElement.dataset.theme === '{theme}'")
+        box = tab.locator("#swatch").bounding_box()
+        clip = {"x": box["x"], "y": box["y"] - 8, "width": width, "height": 20}
+        shot = Image.open(io.BytesIO(tab.screenshot(clip=clip))).convert("RGB")
+        page = light(shot.getpixel((10, 2)))
+        for i, color in enumerate(COLORS):
+            bar = light(shot.getpixel((20 * i + 10, 14)))
+            ratio = (max(page, bar) + 0.05) / (min(page, bar) + 0.05)
+            assert ratio >= 4.5, f"{color} when {theme}: {ratio:.1f}"
+    tab.emulate_media(color_scheme="light")

@@ -24,6 +24,10 @@ NOTES = {
     "loss": "KL Divergence between 向前 and 向後; Denoise function 化簡",
     "algorithms": "Algorithm 1; Algorithm 2",
     "unet": "—",
+    "training": "—",
+    "fewer_steps": "—",
+    "evaluation": "—",
+    "cifar10": "—",
 }
 HEAD = (
     "# Index of equations\n\n"

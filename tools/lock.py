@@ -76,9 +76,13 @@ def main() -> int:
     """Make the environment, complete it for the other targets, freeze it."""
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
     project = pyproject["project"]
-    # Everything: what the package needs, all extras, and the tool that installs it.
+    # Everything: what the package needs, all extras but one, and the tool that installs it.
+    # [eval] has the Inception network of the papers; neither book nor tests need it.
     extras = [
-        name for extra in project["optional-dependencies"].values() for name in extra
+        name
+        for extra, names in project["optional-dependencies"].items()
+        if extra != "eval"
+        for name in names
     ]
     wanted = {*project["dependencies"], *extras, *pyproject["build-system"]["requires"]}
     env = ROOT / "_build" / "lock"

@@ -11,7 +11,14 @@ from mdit_py_plugins.dollarmath import dollarmath_plugin
 SHOWS = "active-ipynb"  # the tag of a cell that shows something: code in the notebook, a comment in the module
 UNCOMPARED = "nbval-ignore-output"
 
-DECORATORS = {"classmethod", "contextmanager", "dataclass", "property", "staticmethod"}
+DECORATORS = {
+    "classmethod",
+    "contextmanager",
+    "dataclass",
+    "property",
+    "staticmethod",
+    "torch.no_grad",
+}
 
 EQUATION = re.compile(r"\$\$\s*\(((?:eq|def)-[a-z0-9-]+)\)")
 # What a plain Markdown reader (Colab, GitHub) would show as it stands.
@@ -59,6 +66,10 @@ def _acts(node: ast.stmt) -> bool:
             return False
         case ast.AnnAssign(value=None):
             return False
+        case ast.AnnAssign(
+            value=ast.Call(func=ast.Name(id="field" | "option"), args=args)
+        ):
+            return not all(map(_literal, args))  # a field of a dataclass
         case ast.Assign(value=value) | ast.AnnAssign(value=ast.expr() as value):
             return not _literal(value)
         case ast.FunctionDef():
@@ -199,3 +210,8 @@ def equations(root: Path) -> dict[str, str]:
                     )
                 home[label] = path.stem
     return home
+
+
+def own_style(code: str) -> list[str]:
+    """What a chapter does to matplotlib's style by itself; `ddpm_nb/_figures.py` alone may."""
+    return re.findall(r"rcParams|plt\.style|seaborn|\bdpi\b", code)

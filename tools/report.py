@@ -1,5 +1,6 @@
 """The last line of a command: what was done and where, counted from what the command left."""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -38,9 +39,20 @@ def results(name: str) -> dict[str, int]:
     }
 
 
+def reasons(name: str) -> str:
+    """Why tests of a run were skipped."""
+    skips = ElementTree.parse(BUILD / f"{name}.xml").getroot().iter("skipped")
+    return "; ".join(sorted({str(skip.get("message")) for skip in skips}))
+
+
 def run_nbval() -> int:
-    """Run every chapter and compare each output with the stored one (nbval's strict mode)."""
-    notebooks = [f"book/{name}.ipynb" for name in chapters(ROOT)]
+    """Run every chapter alone in a folder, and compare each output with the stored one (nbval's strict mode)."""
+    shutil.rmtree(BUILD / "alone", ignore_errors=True)
+    notebooks = []
+    for name in chapters(ROOT):
+        folder = BUILD / "alone" / name
+        folder.mkdir(parents=True)
+        notebooks.append(str(shutil.copy(ROOT / f"book/{name}.ipynb", folder)))
     command = [sys.executable, "-m", "pytest", "-q", "--nbval", "--nbval-current-env"]
     command += [
         f"--nbval-cell-timeout={CELL_TIMEOUT_S}",
@@ -78,7 +90,11 @@ def main(command: str) -> int:
     elif command == "test":
         tests = results("tests")
         ran = tests["tests"] - tests["skipped"]
-        skipped = f" ({tests['skipped']} skipped)" if tests["skipped"] else ""
+        skipped = (
+            f" ({tests['skipped']} skipped: {reasons('tests')})"
+            if tests["skipped"]
+            else ""
+        )
         cells = results("nbval")
         print(
             f"make test: {ran} tests{skipped}, {len(chapters(ROOT))} notebooks "

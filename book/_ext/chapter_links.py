@@ -1,11 +1,13 @@
-"""Put "Open in Colab" and "Notebook" on every page that is a notebook, as plain links.
+"""Links of a page: open in Colab, download, edit, report an error. They stand in its head and at its foot.
 
-The theme's own buttons are menus that need a script; these two also work without one.
+The theme's own buttons are menus that need a script; these also work without one.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from pydata_sphinx_theme.utils import get_theme_options_dict
 
@@ -25,27 +27,51 @@ def add_links(
     context: dict[str, Any],
     doctree: nodes.document | None,
 ) -> None:
-    if context.get("page_source_suffix") != ".ipynb":
+    suffix = context.get("page_source_suffix")
+    if not suffix:  # search, index: no text of ours
         return
     options = get_theme_options_dict(app)
-    repository = options["repository_url"].removeprefix(GITHUB).strip("/")
-    branch = options["repository_branch"]
+    home = options["repository_url"].rstrip("/")
+    repository, branch = home.removeprefix(GITHUB), options["repository_branch"]
+    links = []
+    # A chapter is edited where it reads as text: in its module, the notebook's other view.
+    source = f"{pagename}{suffix}"
+    if suffix == ".ipynb":
+        source = f"ddpm_nb/{Path(pagename).name}.py"
+        links = [
+            (
+                "colab",
+                "Open in Colab",
+                f"{COLAB}{repository}/blob/{branch}/{pagename}.ipynb",
+            ),
+            (
+                "notebook",
+                "Download",
+                context["pathto"](f"_sources/{context['sourcename']}", 1),
+            ),
+        ]
+    error = urlencode({"title": f"Error on the page {Path(pagename).name}: "})
+    links += [
+        ("edit", "Edit", f"{home}/edit/{branch}/{source}"),
+        ("report", "Report an error", f"{home}/issues/new?{error}"),
+    ]
+    tooltips = {
+        "colab": "Run this chapter on Google Colab",
+        "notebook": "Download this chapter as a notebook",
+        "edit": "Propose a change to this page on GitHub",
+        "report": "Tell us what is wrong on this page",
+    }
     context["header_buttons"] += [
         {
             "type": "link",
-            "text": "Open in Colab",
-            "url": f"{COLAB}{repository}/blob/{branch}/{pagename}.ipynb",
-            "tooltip": "Run this chapter on Google Colab",
-            "label": "colab",
-        },
-        {
-            "type": "link",
-            "text": "Notebook",
-            "url": context["pathto"](f"_sources/{context['sourcename']}", 1),
-            "tooltip": "Download this chapter as a notebook",
-            "label": "notebook",
-        },
+            "text": text,
+            "url": url,
+            "tooltip": tooltips[label],
+            "label": label,
+        }
+        for label, text, url in links
     ]
+    context["book_links"] = links
 
 
 def setup(app: Sphinx) -> ExtensionMetadata:

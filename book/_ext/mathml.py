@@ -9,7 +9,9 @@ Equation numbers, ids and permalinks are made exactly as Sphinx's own renderers 
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from docutils import nodes
@@ -17,6 +19,7 @@ from math_core import LatexError, LatexToMathML
 from sphinx.locale import _
 from sphinx.util import logging
 from sphinx.util.math import get_node_equation_number
+from uses import uses_html
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 BRACKET_WITH_SCRIPT = re.compile(
     r"(<(?:msup|msub|msubsup)>)(<mo\b[^>]*\bminsize=[^>]*>[^<]*</mo>)"
 )
+
+FONT, FONT_CSS = "stix-two-math-subset.woff2", "math-font.css"
 
 logger = logging.getLogger(__name__)
 
@@ -77,10 +82,33 @@ def visit_displaymath(translator: HTML5Translator, node: nodes.math_block) -> No
         + _convert(translator, node, display=True)
         + "</div></div>\n"
     )
+    if node.get("label"):
+        translator.body.append(uses_html(translator, node["label"]))
     raise nodes.SkipNode
+
+
+FONT_FACE = """/* One font for mathematics, so that a page looks the same on every system: a subset of STIX Two Math
+   (licence: fonts/OFL.txt) that keeps the MATH table, without which roots, bars and brackets do not fit. It stands
+   here as data, so that it is there when the first formula is drawn: a font that comes later makes the page jump. */
+@font-face {
+  font-family: "STIX Two Math";
+  src: url("data:font/woff2;base64,%s") format("woff2");
+}
+"""
+
+
+def write_font(app: Sphinx, error: Exception | None) -> None:
+    if error is None and app.builder.format == "html":
+        static = Path(app.outdir, "_static")
+        font = static / "fonts" / FONT
+        text = FONT_FACE % b64encode(font.read_bytes()).decode()
+        (static / FONT_CSS).write_text(text, encoding="ascii")
+        font.unlink()
 
 
 def setup(app: Sphinx) -> ExtensionMetadata:
     app.add_config_value("mathml_macros", {}, "html", types=[dict])
+    app.add_css_file(FONT_CSS)
+    app.connect("build-finished", write_font)
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_displaymath, None))
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,1350 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # How good is it?
+#
+# **The question.** Samples can please the eye and still be wrong: blurred, or all alike, or copied. Which numbers say how good a model is, and how sure are they?
+#
+# **What you bring.** The bound as a sum of three kinds of terms, from [the bound](bound.ipynb); the divergence of two normal distributions, from [maximum likelihood](likelihood.ipynb); both algorithms, and [fewer steps](fewer_steps.ipynb).
+#
+# **What you take away.** The bound in bits per dimension, each term of it, with an error bar. The rate–distortion curve. The Fréchet distance and the Inception score, and why a small sample flatters nobody. And three ways to look inside the sampler: what it sees on the way, what it has decided by then, and what lies between two pictures.
+
+# %% tags=["active-ipynb"]
+# # In Colab this installs the book's package; elsewhere it is there, and nothing happens.
+# import importlib.util
+#
+# if importlib.util.find_spec("ddpm_nb") is None:
+#     %pip install --quiet --no-deps "ddpm_nb @ git+https://github.com/ddpm_nb/ddpm_nb"
+
+# %%
+"""Evaluation: bits per dimension, rate and distortion, Fréchet distance, views of the sampler."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ddpm_nb.algorithms import (
+    Step,
+    _common_device,
+    _evaluating,
+    _standard_normal,
+    _step_back,
+    sample_steps,
+)
+from ddpm_nb.fewer_steps import timesteps
+from ddpm_nb.forward import Schedule, check_t, q_sample
+from ddpm_nb.likelihood import gaussian_kl
+from ddpm_nb.loss import Model, Variance, ask, predict_x_0, reverse_variance
+from ddpm_nb.posterior import posterior_mean, posterior_variance
+
+Decoder = Literal["exact", "tanh", "continuous"]
+FirstStep = Literal["original", "beta"]
+
+
+# %% [markdown]
+# ## Bits per dimension
+#
+# The bound says how many **nats** a model needs, on average, to describe a picture: $-\log p_\theta(x_0)$ is at most
+#
+# $$
+# L = \underbrace{\mathrm{KL}\bigl(q(x_T\mid x_0)\,\|\,p(x_T)\bigr)}_{\text{prior, } L_T}
+# + \sum_{t=2}^{T}\underbrace{\mathbb E\,\mathrm{KL}\bigl(q(x_{t-1}\mid x_t,x_0)\,\|\,p_\theta(x_{t-1}\mid x_t)\bigr)}_{\text{steps, } L_{t-1}}
+# + \underbrace{\mathbb E\bigl[-\log p_\theta(x_0\mid x_1)\bigr]}_{\text{decoder, } L_0} .
+# $$
+#
+# Divide by $\ln 2$ and it counts bits. Divide by the number $D$ of coordinates of a picture (pixels times channels), and models of different pictures can be compared. That is the unit in which the paper reports:
+#
+# $$
+# \text{bits per dimension} = \frac{L}{D\,\ln 2} .
+# $$ (def-bits)
+#
+# It has a plain meaning. A good compressor that knows the model could store the picture in about $L/\ln 2$ bits. A file without any compression takes 8 bits for each of its numbers from 0 to 255.
+#
+# ### The decoder: probabilities, not densities
+#
+# The last term needs care. Pixels are whole numbers from 0 to 255, laid on $[-1,1]$ with the distance $2/255$ from one to the next. A *density* at such a point is no probability: it can be made as large as one likes by making the bell narrow, and then "bits" would mean nothing. So the last step gives every level the probability of the stretch around it: the integral of the bell over half a distance to each side. The first level and the last one get all that lies beyond them.
+#
+# Let there be $K$ levels; for pictures $K = 256$. Half a distance is $h = 1/(K-1)$. With $\Phi$ for the distribution function of the standard normal, $\mu$ for the mean and $\sigma_1^2$ for the variance of the last step,
+#
+# $$
+# P(x_0\mid x_1) = \begin{cases}
+# \Phi\bigl(\tfrac{x_0+h-\mu}{\sigma_1}\bigr) & x_0 = -1 \\
+# \Phi\bigl(\tfrac{x_0+h-\mu}{\sigma_1}\bigr)-\Phi\bigl(\tfrac{x_0-h-\mu}{\sigma_1}\bigr) & \text{in between} \\
+# 1-\Phi\bigl(\tfrac{x_0-h-\mu}{\sigma_1}\bigr) & x_0 = 1 ,
+# \end{cases}
+# $$ (def-decoder)
+#
+# for each coordinate. The stretches cover the line without gap or overlap, so the $K$ probabilities sum to 1.
+#
+# The authors' code uses an approximation of $\Phi$ that needs no special function, and never lets a probability fall below $10^{-12}$:
+#
+# $$
+# \Phi(z) \approx \tfrac12\Bigl(1+\tanh\bigl(\sqrt{2/\pi}\,(z+0.044715\,z^3)\bigr)\Bigr) .
+# $$ (def-tanh-cdf)
+#
+# It is off by up to 0.00018, and published numbers contain that. Both are here; the exact one is the default. It is computed with logarithms of $\Phi$, on whichever side of the bell is the smaller one: a difference of two numbers near 1 would have no digits left.
+
+# %%
+def discretized_log_prob(
+    x_0: Tensor,
+    mean: Tensor,
+    var: float | Tensor,
+    *,
+    levels: int = 256,
+    decoder: Literal["exact", "tanh"] = "exact",
+) -> Tensor:
+    """Return the log probability of each coordinate's level under a discretised normal.
+
+    Args:
+        x_0: (...) coordinates on the levels -1 ... 1.
+        mean: (...) the normal's mean.
+        var: its variance, positive; broadcasts.
+        levels: how many levels there are, at least 2: 256 for pictures.
+        decoder: "exact", or "tanh" for the formula of the paper's authors, which
+            cuts off at 1e-12.
+
+    Returns:
+        (...) in nats, one for each coordinate.
+
+    Raises:
+        ValueError: if there are fewer than 2 levels or the decoder is unknown.
+
+    Equation: def-decoder, def-tanh-cdf. Paper: equation 13.
+    """
+    if levels < 2:
+        raise ValueError(f"levels: expected at least 2, got {levels}")
+    half = 1 / (levels - 1)
+    width = torch.as_tensor(var, dtype=mean.dtype, device=mean.device).sqrt()
+    low, high = (x_0 - half - mean) / width, (x_0 + half - mean) / width
+    first, last = x_0 < half - 1, x_0 > 1 - half
+    if decoder == "tanh":
+        below, above = _tanh_cdf(low), _tanh_cdf(high)
+        inside = torch.where(last, 1 - below, above - below)
+        return torch.where(first, above, inside).clamp(min=1e-12).log()
+    if decoder != "exact":
+        raise ValueError(f'decoder: expected "exact" or "tanh", got {decoder!r}')
+    # Phi(high) - Phi(low) = Phi(-low) - Phi(-high): take the side where both are small.
+    flip = low + high > 0
+    small = torch.special.log_ndtr(torch.where(flip, -high, low))
+    large = torch.special.log_ndtr(torch.where(flip, -low, high))
+    inside = large + torch.log(-torch.expm1(small - large))
+    inside = torch.where(last, torch.special.log_ndtr(-low), inside)
+    return torch.where(first, torch.special.log_ndtr(high), inside)
+
+
+def _tanh_cdf(z: Tensor) -> Tensor:
+    return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))
+
+
+# %% mystnb={"image": {"alt": "Two panels. Left: a bell cut into bars, one for each of nine levels; the two outermost bars are taller because they hold all that lies beyond them. Right: the error of the tanh approximation of the normal distribution function, a wave between minus 0.00018 and plus 0.00018."}} tags=["active-ipynb"]
+# import matplotlib.pyplot as plt
+#
+# from ddpm_nb import _figures as fig
+#
+# fig.use_style()
+# nine = torch.linspace(-1, 1, 9, dtype=torch.float64)
+# centre, var = torch.tensor(0.55, dtype=torch.float64), 0.15
+# log_p = discretized_log_prob(nine, centre.expand(9), var, levels=9)
+# grid = torch.linspace(-1.6, 2.4, 400, dtype=torch.float64)
+# bell = torch.exp(-((grid - centre) ** 2) / (2 * var)) / (2 * torch.pi * var) ** 0.5
+#
+# figure, (left, right) = plt.subplots(1, 2, figsize=(7, 2.5))
+# left.bar(nine, log_p.exp(), 0.22, color=fig.BLUE)
+# left.plot(grid, bell / 4, color=fig.ORANGE)  # a stretch is 1/4 wide
+# left.set(xlabel="level", ylabel="probability")
+# z = torch.linspace(-5, 5, 1001, dtype=torch.float64)
+# right.plot(z, _tanh_cdf(z) - torch.special.ndtr(z), color=fig.BLUE)
+# right.set(xlabel="z", ylabel="tanh formula minus $\\Phi$")
+# plt.show()
+#
+# all_levels = torch.linspace(-1, 1, 256, dtype=torch.float64)
+# for mean in (0.0, 0.99, -3.0):
+#     for sigma in (0.001, 0.01, 1.0):
+#         log_p = discretized_log_prob(
+#             all_levels, torch.tensor(mean, dtype=torch.float64), sigma**2
+#         )
+#         assert (log_p.exp().sum() - 1).abs() < 1e-12
+# print("256 probabilities sum to 1 within 1e-12, for nine bells")
+
+# %% [markdown]
+# ### The variance of the last step
+#
+# Sampling needs no $\sigma_1$, because no noise is added there. The decoder does. With the small variance, $\tilde\beta_1 = 0$: no bell at all. The authors take $\tilde\beta_2$ for it, and they do so for *both* choices of the variance. That is worth knowing when numbers are compared, so the code offers it as `"original"`, and $\sigma_1^2 = \beta_1$ as `"beta"`.
+#
+# ### What must come out
+#
+# Before measuring a network, measure cases whose answer is known.
+#
+# **A single point.** Let the data be one picture, on interior levels, and the network perfect. Then $\hat x_0 = x_0$ at every $t$, and all means are right. The steps still cost something if their variance is not $\tilde\beta_t$. With Eq. [divergence of two normals](#eq-gaussian-kl) and equal means, the steps and the decoder together cost, per dimension,
+#
+# $$
+# \frac1{\ln2}\left[\;\sum_{t=2}^{T}\frac12\left(\frac{\tilde\beta_t}{\sigma_t^2}-1-\ln\frac{\tilde\beta_t}{\sigma_t^2}\right)\right] \;-\;\log_2\Bigl(2\,\Phi(h/\sigma_1)-1\Bigr) .
+# $$ (eq-bits-point)
+#
+# The second part is there for either choice of the variances. It is the price of a last step that is wider than one level. The first is 0 for the small variance.
+#
+# **Normal data.** Let $x_0\sim\mathcal N(0,1)$, treated as continuous, with the perfect network, $\sigma_t^2 = \beta_t$ and a density in the place of the decoder's probability. Then $x_t$ and $x_{t-1}$ are jointly normal with variance 1 and covariance $\sqrt{\alpha_t}$. So the true step back, without $x_0$, is $\mathcal N(\sqrt{\alpha_t}\,x_t,\ \beta_t)$, and the model's is the same: $\varepsilon^* = \sqrt{1-\bar\alpha_t}\,x_t$ makes line 4's mean $(x_t-\beta_tx_t)/\sqrt{\alpha_t} = \sqrt{\alpha_t}\,x_t$. The whole model chain equals the data's chain, nothing is lost, and the bound is the entropy of the data:
+#
+# $$
+# \mathbb E\left[\frac{L}{D\ln2}\right] = \tfrac12\log_2(2\pi e) .
+# $$ (eq-bits-normal)
+#
+# **Never below.** For any data and any network, the mean of the bound over the data cannot lie below the entropy of the data: by Eq. [KL is not negative](#eq-kl-nonnegative) no model can describe data more briefly than their entropy. A number below it means a mistake.
+
+# %% [markdown]
+# ## An estimate with an error bar
+#
+# A whole evaluation asks the network $T$ times for each picture: $10{,}000\times1{,}000$ questions for CIFAR-10's test set. That is hours on a GPU. But the sum over $t$ can be estimated. Cut the times $2,\dots,T$ into $M$ blocks, the **strata**, with $w_m$ times in block $m$. For each picture draw *one* time $t_m$ from each block, evenly, and count it $w_m$ times:
+#
+# $$
+# \mathbb E\left[\sum_{m=1}^{M} w_m\,L_{t_m-1}\right] = \sum_{m=1}^{M} w_m\cdot\frac1{w_m}\sum_{t\in\text{block }m} L_{t-1} = \sum_{t=2}^{T} L_{t-1} .
+# $$ (eq-strata)
+#
+# The estimate is right on average, for each picture by itself. Because every picture draws its own times, the totals of $B$ pictures are $B$ independent numbers, and the scatter between them contains everything that is random: the choice of pictures, of times, and of noise. So the 95 % interval of the mean is the usual one, $\text{mean}\pm1.96\;\text{standard deviation}/\sqrt B$. It speaks about the population from which the pictures were drawn. The terms change fastest at small $t$, so the blocks are short there: their ends are the "quadratic" times of [fewer steps](fewer_steps.ipynb).
+#
+# With `times=None`, all times are visited.
+
+# %%
+@dataclass(frozen=True, eq=False)
+class BitsPerDim:
+    """The bound for B pictures, in bits per dimension, term by term.
+
+    Attributes:
+        prior: (B,) L_T.
+        t: (M, B) int64, the times that were visited, from 2 up; M = T - 1 for all.
+        steps: (M, B) L_{t-1} at these times.
+        weight: (M,) how many times each row stands for: all 1 if all were visited.
+        decoder: (B,) L_0.
+        squared_error: (M + 1, B) mean squared error of x_0-hat, per coordinate, at
+            t = 1 and then at the times `t`.
+    """
+
+    prior: Tensor
+    t: Tensor
+    steps: Tensor
+    weight: Tensor
+    decoder: Tensor
+    squared_error: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """The bound for each picture, (B,).
+
+        Equation: def-bits, eq-strata.
+        """
+        return self.prior + (self.weight[:, None] * self.steps).sum(0) + self.decoder
+
+    @property
+    def mean(self) -> float:
+        """The mean over the pictures."""
+        return float(self.total.mean())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of the mean, for the population the pictures are drawn from.
+
+        Raises:
+            ValueError: if there is only one picture.
+
+        Equation: eq-strata.
+        """
+        n = len(self.prior)
+        if n < 2:
+            raise ValueError("interval: expected at least 2 pictures, got 1")
+        half = 1.96 * float(self.total.std()) / math.sqrt(n)
+        return self.mean - half, self.mean + half
+
+
+def bits_per_dim(
+    model: Model,
+    x_0: Tensor,
+    schedule: Schedule,
+    *,
+    times: int | None = None,
+    variance: Variance = "large",
+    first_step: FirstStep = "original",
+    clip: bool = True,
+    decoder: Decoder = "exact",
+    levels: int = 256,
+    batch_size: int = 128,
+    generator: torch.Generator | None = None,
+    progress: bool = False,
+) -> BitsPerDim:
+    """Evaluate the bound for pictures, in bits per dimension.
+
+    Args:
+        model: noise = model(x_t, t).
+        x_0: (B, ...) pictures on `levels` levels from -1 to 1.
+        schedule: the noise schedule, on x_0's device.
+        times: how many times a picture are visited, one drawn from each of so many
+            blocks; None for all.
+        variance: sigma_t^2 for t >= 2, "large" or "small".
+        first_step: the variance of the last step back: beta-tilde_2 ("original", as the
+            paper's authors) or beta_1 ("beta").
+        clip: clip x_0-hat to [-1, 1] before the mean is taken, as the authors do.
+        decoder: "exact", "tanh", or "continuous" for a density in the place of a
+            probability: for data that are no pictures. Then `levels` is not used, and
+            `clip` should be False.
+        levels: how many grey levels the pictures have.
+        batch_size: how many pictures the network gets at once.
+        generator: where times and noise come from; torch's global one if None.
+        progress: show a bar.
+
+    Returns:
+        all terms. `.total` has the bound of each picture, `.mean` and `.interval` the
+        mean with its 95 % interval.
+
+    Raises:
+        TypeError: if x_0 is no floating-point tensor.
+        ValueError: if x_0 is not on the levels, `times` is not in 1 ... T - 1, a name is
+            unknown, there is no picture, T is 1 with "original", or network, pictures
+            and schedule are not on one device.
+
+    Equation: def-bits, eq-strata. Paper: equation 5.
+    """
+    if not isinstance(x_0, Tensor) or not x_0.is_floating_point():
+        came = x_0.dtype if isinstance(x_0, Tensor) else type(x_0).__name__
+        raise TypeError(f"x_0: expected a floating-point tensor, got {came}")
+    if len(x_0) == 0 or x_0.dim() < 2:
+        raise ValueError(f"x_0: expected shape (B, ...), got {tuple(x_0.shape)}")
+    if decoder not in ("exact", "tanh", "continuous"):
+        raise ValueError(
+            f'decoder: expected "exact", "tanh" or "continuous", got {decoder!r}'
+        )
+    if decoder != "continuous":
+        _check_levels(x_0, levels)
+    device = _common_device(model, schedule)
+    if x_0.device != device:
+        raise ValueError(
+            f"x_0: expected pictures on {device}, where the schedule is, got {x_0.device}"
+        )
+    reverse_variance(1, schedule, variance)  # an unknown name is refused now
+    first_var = _first_variance(schedule, first_step)
+    edges = _strata(schedule.T, times)
+
+    def evaluate(x: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Times, costs and squared errors of one batch, at t = 1 and in each block."""
+        exact = x.to(schedule.beta.dtype)
+        visited, costs, errors = [], [], []
+        for low, high in [(0, 1), *pairwise(edges)]:
+            t = torch.randint(
+                low + 1,
+                high + 1,
+                x.shape[:1],
+                generator=generator,
+                device=generator.device if generator is not None else device,
+            ).to(device)
+            noise = _standard_normal(x.shape, device, generator, x.dtype)
+            x_t = q_sample(exact, t, noise.to(exact.dtype), schedule)
+            predicted = ask(model, x_t.to(x.dtype), t).to(exact.dtype)
+            x_0_hat = predict_x_0(x_t, t, predicted, schedule)
+            if clip:
+                x_0_hat = x_0_hat.clamp(-1, 1)
+            if high == 1:
+                cost = _decoder_cost(exact, x_0_hat, first_var, decoder, levels)
+            else:
+                cost = gaussian_kl(
+                    posterior_mean(exact, x_t, t, schedule).flatten(1),
+                    posterior_variance(t, schedule)[:, None],
+                    posterior_mean(x_0_hat, x_t, t, schedule).flatten(1),
+                    reverse_variance(t, schedule, variance)[:, None],
+                )
+            visited.append(t)
+            costs.append(cost)
+            errors.append((x_0_hat - exact).square().flatten(1).mean(1))
+        return visited, costs, errors
+
+    with _evaluating(model):
+        batches = tqdm(x_0.split(batch_size), disable=not progress)
+        parts = [evaluate(batch) for batch in batches]
+    t, cost, error = (
+        torch.cat([torch.stack(rows) for rows in column], dim=1)
+        for column in zip(*parts)
+    )
+    unit = x_0[0].numel() * math.log(2)
+    last = schedule.alpha_bar[-1]
+    one = torch.ones(1, dtype=last.dtype, device=device)
+    prior = gaussian_kl(
+        last.sqrt() * x_0.to(last.dtype).flatten(1), (1 - last) * one, 0 * one, one
+    )
+    return BitsPerDim(
+        prior=prior / unit,
+        t=t[1:],
+        steps=cost[1:] / unit,
+        weight=torch.tensor(edges, device=device).diff(),
+        decoder=cost[0] / unit,
+        squared_error=error,
+    )
+
+
+def _check_levels(x_0: Tensor, levels: int) -> None:
+    if levels < 2:
+        raise ValueError(f"levels: expected at least 2, got {levels}")
+    number = (x_0.float() + 1) / 2 * (levels - 1)
+    off = (number - number.round()).abs().max()
+    if not (off < 1e-3 and number.min() > -0.5 and number.max() < levels - 0.5):
+        raise ValueError(
+            f"x_0: expected pictures on {levels} levels from -1 to 1, got values from "
+            f"{float(x_0.min()):g} to {float(x_0.max()):g}, up to {float(off):.2g} of a "
+            'level off; other data need decoder="continuous"'
+        )
+
+
+def _first_variance(schedule: Schedule, first_step: FirstStep) -> Tensor:
+    if first_step == "beta":
+        return schedule.beta[1]
+    if first_step != "original":
+        raise ValueError(
+            f'first_step: expected "original" or "beta", got {first_step!r}'
+        )
+    if schedule.T == 1:
+        raise ValueError('first_step: expected "beta" for T = 1, got "original"')
+    return posterior_variance(2, schedule)
+
+
+def _strata(T: int, times: int | None) -> list[int]:
+    """Return the ends of the blocks of 2 ... T: block m holds edge m + 1 ... edge m + 1."""
+    if times is None:
+        return list(range(1, T + 1))
+    if isinstance(times, bool) or not isinstance(times, int) or not 1 <= times < T:
+        raise ValueError(f"times: expected None or 1 ... {T - 1}, got {times!r}")
+    return [1 + tau for tau in reversed(timesteps(T - 1, times, "quadratic"))]
+
+
+def _decoder_cost(
+    x_0: Tensor, mean: Tensor, var: Tensor, decoder: Decoder, levels: int
+) -> Tensor:
+    """Return -log p(x_0 | x_1), (B,), in nats. At t = 1 the step's mean is x_0-hat."""
+    if decoder == "continuous":
+        log_p = -0.5 * ((x_0 - mean) ** 2 / var + (2 * math.pi * var).log())
+    else:
+        log_p = discretized_log_prob(x_0, mean, var, levels=levels, decoder=decoder)
+    return -log_p.flatten(1).sum(1)
+
+
+# %% [markdown]
+# First the known cases.
+
+# %% tags=["active-ipynb"]
+# from ddpm_nb.likelihood import GaussianMixture
+# from ddpm_nb.posterior import optimal_noise
+#
+# schedule = Schedule.linear()
+# generator = torch.Generator().manual_seed(0)
+#
+# point = 201 / 255 * 2 - 1  # an interior level
+# at_point = optimal_noise(GaussianMixture([1.0], [[point]], [1e-9]), schedule)
+# x_0 = torch.full((2, 1), point, dtype=torch.float64)
+# for variance in ("small", "large"):
+#     bits = bits_per_dim(at_point, x_0, schedule, variance=variance, clip=False)
+#     steps, last = bits.steps.sum(0).mean(), bits.decoder.mean()
+#     print(f"one point, {variance}: steps {steps:.4f}, decoder {last:.4f} bits")
+#
+# bell = optimal_noise(GaussianMixture([1.0], [[0.0]], [1.0]), schedule)
+# bits = bits_per_dim(
+#     bell,
+#     torch.randn(2000, 1, dtype=torch.float64, generator=generator),
+#     schedule,
+#     times=100,
+#     first_step="beta",
+#     clip=False,
+#     decoder="continuous",
+#     generator=generator,
+# )
+# entropy = 0.5 * math.log2(2 * math.pi * math.e)
+# low, high = bits.interval
+# print("normal data: the entropy lies in the interval:", low < entropy < high)
+# print("and the interval is narrower than 0.2 bits:", high - low < 0.2)
+#
+# # Four levels with probabilities 1/2, 1/4, 1/8, 1/8: an entropy of 1.75 bits.
+# four = torch.tensor([-1.0, -1 / 3, 1 / 3, 1.0], dtype=torch.float64)
+# weights = torch.tensor([4, 2, 1, 1]) / 8
+# best = optimal_noise(GaussianMixture(weights, four[:, None], [1e-6] * 4), schedule)
+# draws = four[torch.multinomial(weights, 2000, replacement=True, generator=generator)]
+# for variance in ("small", "large"):
+#     bits = bits_per_dim(
+#         best,
+#         draws[:, None],
+#         schedule,
+#         times=100,
+#         variance=variance,
+#         levels=4,
+#         generator=generator,
+#     )
+#     low, high = bits.interval
+#     print(f"four levels, {variance}: never below 1.75 bits:", high > 1.75)
+#     print(f"  but by more than 0.3 above it: {low > 2.05}")
+
+# %% [markdown]
+# For these few points the small variance is nearly right, and the bound comes close to the entropy. The large one is too wide for data without any width of their own, and every step pays for it. With normal data it was the other way round.
+#
+# ## The digits in bits
+#
+# Now a real network. The 8×8 digits have 17 grey levels, 0 to 16, and not 256. So $K = 17$: a picture without compression takes $\log_2 17 = 4.09$ bits per pixel, and *that* is what the model has to beat. (These bits must not be compared with those of CIFAR-10, whose pixels have 256 levels.) The pictures are those that the network never saw.
+
+# %% tags=["active-ipynb"]
+# from safetensors.torch import load_file
+# from sklearn.datasets import load_digits
+# from sklearn.model_selection import train_test_split
+#
+# from ddpm_nb import _weights
+# from ddpm_nb.unet import UNet
+#
+# images, labels = load_digits(return_X_y=True)
+# images = torch.tensor(images / 8 - 1, dtype=torch.float32).reshape(-1, 1, 8, 8)
+# train_images, test_images, train_labels, test_labels = train_test_split(
+#     images, torch.tensor(labels), test_size=0.25, stratify=labels, random_state=0
+# )
+# digit_schedule = Schedule.cosine(T=500)
+# unet = UNet.digits()
+# unet.load_state_dict(load_file(_weights.path("digits.safetensors")))
+
+# %% mystnb={"image": {"alt": "Bits per dimension of each step against t on a logarithmic axis. From nearly half a bit at the smallest t the cost of a step falls by several orders of magnitude towards t = 500. A thin line for the full evaluation and dots for the estimate with 40 times a picture lie on each other."}} tags=["active-ipynb", "nbval-ignore-output"]
+# few = bits_per_dim(
+#     unet, test_images[:48], digit_schedule, levels=17, generator=generator
+# )
+# many = bits_per_dim(
+#     unet, test_images, digit_schedule, times=40, levels=17, generator=generator
+# )
+#
+#
+# def report(name, bits):
+#     low, high = bits.interval
+#     print(f"{name:32} {bits.mean:.3f} bits per pixel, 95 %: {low:.3f} to {high:.3f}")
+#
+#
+# report("48 pictures, all 500 times:", few)
+# report("450 pictures, 40 times each:", many)
+# parts = (many.prior, (many.weight[:, None] * many.steps).sum(0), many.decoder)
+# for name, part in zip(("prior", "steps", "decoder"), parts):
+#     print(f"  of that {name:8} {part.mean():.4f}")
+#
+# figure, ax = plt.subplots(figsize=(5.6, 2.8))
+# ax.loglog(few.t[:, 0], few.steps.mean(1), color=fig.BLUE, linewidth=0.8)
+# ax.plot(
+#     many.t.double().mean(1), many.steps.mean(1), "o", color=fig.ORANGE, markersize=4
+# )
+# ax.set(xlabel="t", ylabel="bits per pixel of one step")
+# fig.label_line(ax, 5, 0.0006, "all times, 48 pictures", fig.BLUE)
+# fig.label_line(ax, 30, 0.03, "40 blocks, 450 pictures", fig.ORANGE)
+# plt.show()
+# assert many.mean < math.log2(17)
+# assert abs(few.mean - many.mean) < few.interval[1] - few.interval[0] + 0.1
+
+# %% [markdown]
+# The bound is well below the 4.09 bits of a plain file. Nearly all of it is spent at small $t$, on the finest grain. The decoder costs nothing here: the noise in $x_1$ is far narrower than the distance of two of the 17 levels, so $x_1$ already says which level it is. With 256 levels it is different. There one level is about as wide as the noise in $x_1$, and the decoder has to guess.
+#
+# What would other choices have said? The same pictures with the small variance, and without clipping:
+
+# %% tags=["active-ipynb", "nbval-ignore-output"]
+# def with_choice(**choice):
+#     return bits_per_dim(
+#         unet,
+#         test_images,
+#         digit_schedule,
+#         times=10,
+#         levels=17,
+#         generator=torch.Generator().manual_seed(1),
+#         **choice,
+#     )
+#
+#
+# base = with_choice()
+# report("as before, 10 times each:", base)
+# for name, choice in (
+#     ("small variance", {"variance": "small"}),
+#     ("no clipping", {"clip": False}),
+# ):
+#     difference = with_choice(**choice).total - base.total
+#     bar = 1.96 * float(difference.std()) / len(difference) ** 0.5
+#     print(f"{name:15} {float(difference.mean()):+.3f} +- {bar:.3f} bits")
+#     assert float(difference.mean()) > -bar
+
+# %% [markdown]
+# All three used the same times and the same noise. So the *differences* are known better than each number: what the pictures and the times have in common drops out. The small variance costs more. Without clipping, a few pictures cost far more at large $t$, where an error of the noise becomes a large error of $\hat x_0$; they raise the mean, and make its interval so wide that ten times a picture cannot say by how much.
+#
+# ## Rate and distortion
+#
+# Read the bound as a way to send a picture. The sender first sends $x_T$, then $x_{T-1}$, and so on; $L_T$ is the price of the first message, $L_{t-1}$ of the one that leads from $x_t$ to $x_{t-1}$. After the message $x_t$ the receiver has paid the **rate**, and can already guess the picture, $\hat x_0(x_t)$. The root of its mean squared error, in grey levels, is the **distortion**:
+#
+# $$
+# R(t) = L_T + \sum_{s=t+1}^{T} L_{s-1}, \qquad D(t) = \frac{K-1}{2}\sqrt{\mathbb E\,\frac{\lVert x_0-\hat x_0(x_t)\rVert^2}{D}} ,
+# $$ (def-rate-distortion)
+#
+# with the number of coordinates $D$ under the root. At $t = 0$ everything has been sent: $R(0) = L$, and $D(0) = 0$. The evaluation above has recorded both already.
+
+# %%
+@dataclass(frozen=True, eq=False)
+class RateDistortion:
+    """Rate and distortion after each message, from t = T down to 0.
+
+    Attributes:
+        t: (M + 2,) the times; a block's mean time if not all were visited.
+        rate: (M + 2,) bits per dimension that have been sent.
+        distortion: (M + 2,) root mean squared error of x_0-hat in grey levels.
+    """
+
+    t: Tensor
+    rate: Tensor
+    distortion: Tensor
+
+
+def rate_distortion(bits: BitsPerDim, levels: int = 256) -> RateDistortion:
+    """Return the rate–distortion curve that belongs to an evaluation, over its pictures.
+
+    If only some times were visited, rate and distortion are means over each block.
+
+    Args:
+        bits: what `bits_per_dim` returned.
+        levels: how many grey levels the pictures have; the distortion is counted in them.
+
+    Equation: def-rate-distortion. Paper: figure 5.
+    """
+    cost, weight = bits.steps.mean(1).flip(0), bits.weight.flip(0)  # from T down
+    prior, sent = bits.prior.mean(), (weight * cost).cumsum(0)
+    # In a block of w times, (w - 1) / 2 of its messages have been sent on average.
+    rate = prior + sent - weight * cost + (weight - 1) / 2 * cost
+    before_last = prior + (weight * cost).sum()
+    error = bits.squared_error.mean(1).flip(0).sqrt() * (levels - 1) / 2
+    ends = torch.stack([before_last, before_last + bits.decoder.mean()])
+    return RateDistortion(
+        t=torch.cat(
+            [bits.t.double().mean(1).flip(0), torch.tensor([1.0, 0.0]).to(rate)]
+        ),
+        rate=torch.cat([rate, ends]),
+        distortion=torch.cat([error, error.new_zeros(1)]),
+    )
+
+
+# %% mystnb={"image": {"alt": "Two panels. Left: distortion in grey levels against t, rising evenly from 0 to about 5 at t = 480 and then steeply to 8. Right: distortion against the rate. It falls steeply to one grey level within the first half bit and then flattens: most of the bits buy the last grey level."}} tags=["active-ipynb", "nbval-ignore-output"]
+# curve = rate_distortion(few, levels=17)
+# figure, (left, right) = plt.subplots(1, 2, figsize=(7, 2.6))
+# left.plot(curve.t, curve.distortion, color=fig.BLUE)
+# left.set(xlabel="t", ylabel="distortion, grey levels")
+# right.plot(curve.rate, curve.distortion, ".-", color=fig.BLUE, markersize=3)
+# right.set(xlabel="rate, bits per pixel", ylabel="distortion, grey levels")
+# plt.show()
+# for limit in (4, 2, 1):
+#     i = int((curve.distortion < limit).nonzero()[0])
+#     share = curve.rate[i] / curve.rate[-1]
+#     print(
+#         f"below {limit} grey levels after {share:.0%} of the bits, at t = {int(curve.t[i])}"
+#     )
+# assert curve.distortion[0] > curve.distortion[len(curve.t) // 2] > 0.5
+# assert (curve.rate.diff() > 0).all()
+
+# %% [markdown]
+# The curve is the paper's Figure 5 in small. A small part of the bits brings most of the picture; the rest buys the last level. That is the paper's remark about its own model: more than half of its bits describe distortions that nobody would see. A model can therefore be excellent to the eye and mediocre in bits, or the other way round. Bits and looks are two questions, and the second needs another number.
+#
+# ## The Fréchet distance
+#
+# Compare two *sets* of pictures: samples and real ones. Pixel by pixel makes no sense, because no sample has a partner. So describe each picture by a list of features, such as the answers of a layer of a classifier, and compare the two clouds of features. Take only the mean $m$ and the covariance $C$ of each cloud. The distance of two normal distributions with these is
+#
+# $$
+# d^2 = \lVert m_1-m_2\rVert^2 + \operatorname{tr}\Bigl(C_1+C_2-2\,\bigl(C_1^{1/2}\,C_2\,C_1^{1/2}\bigr)^{1/2}\Bigr) .
+# $$ (def-frechet)
+#
+# A root of a matrix $C$ means the symmetric matrix, without negative eigenvalues, whose square is $C$. Where does the formula come from? Pair the points of the two distributions in the cheapest way, so that the mean squared distance between partners is as small as possible; that smallest value is $d^2$. In one dimension the cheapest pairing keeps the order. So $x = m_1+\sigma_1z$ goes with $m_2+\sigma_2z$, and the cost is $(m_1-m_2)^2+(\sigma_1-\sigma_2)^2$. In several dimensions, if both clouds have the same axes, each axis does this by itself:
+#
+# $$
+# d^2 = \lVert m_1-m_2\rVert^2 + \sum_i\bigl(\sigma_{1,i}-\sigma_{2,i}\bigr)^2 ,
+# $$ (eq-frechet-axes)
+#
+# and since $(\sigma_1-\sigma_2)^2 = \sigma_1^2+\sigma_2^2-2\sqrt{\sigma_1^2\sigma_2^2}$, that is the formula above for diagonal $C$. The general formula does the same for axes that differ (Dowson and Landau, 1982). With the features of one certain network, trained on ImageNet in 2015, it is called **FID**, the Fréchet Inception distance (Heusel and others, 2017). It is always reported as $d^2$.
+#
+# How to take the root of a product? $C_1C_2$ is not symmetric, and general matrix roots of nearly singular matrices are fragile: rounding makes them complex. Two symmetric roots are safe. With $A = C_1^{1/2}$ and $B = C_2^{1/2}$, the eigenvalues of $(AB)(AB)^\mathsf T = C_1^{1/2}C_2\,C_1^{1/2}$ are the squares of the singular values of $AB$. So the trace of the root is the sum of the singular values of $AB$. No small number is squared and rooted again.
+
+# %%
+def frechet_distance(features_1: Tensor, features_2: Tensor) -> float:
+    """Return the squared Fréchet distance of two sets of features, as FID is reported.
+
+    It is biased upwards for small sets: compare only numbers from sets of one size.
+
+    Args:
+        features_1: (N, D), one row a picture, N at least 2.
+        features_2: (M, D).
+
+    Raises:
+        ValueError: if the shapes do not fit, or a number is not finite.
+
+    Equation: def-frechet. Source: Heusel and others (2017).
+    """
+    for name, value in (("features_1", features_1), ("features_2", features_2)):
+        if value.dim() != 2 or len(value) < 2 or value.shape[1] != features_1.shape[1]:
+            raise ValueError(
+                f"{name}: expected shape (at least 2, {features_1.shape[-1]}), "
+                f"got {tuple(value.shape)}"
+            )
+        if not value.isfinite().all():
+            raise ValueError(f"{name}: expected finite numbers")
+    one, two = features_1.cpu().double(), features_2.cpu().double()
+    cov_1, cov_2 = (x.T.cov().reshape(x.shape[1], -1) for x in (one, two))
+    roots = torch.linalg.svdvals(_root(cov_1) @ _root(cov_2)).sum()
+    apart = (one.mean(0) - two.mean(0)).square().sum()
+    return float(apart + cov_1.trace() + cov_2.trace() - 2 * roots)
+
+
+def _root(covariance: Tensor) -> Tensor:
+    """Return the symmetric root of a covariance matrix."""
+    values, vectors = torch.linalg.eigh(covariance)
+    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+
+
+def collect_features(
+    features: Callable[[Tensor], Tensor],
+    batches: Iterable[Tensor],
+    n: int = 50_000,
+) -> Tensor:
+    """Return the features of the first `n` pictures, (n, D), on the CPU.
+
+    The papers use 50,000 samples; with fewer the Fréchet distance comes out larger.
+
+    Args:
+        features: any callable on pictures (B, C, H, W) in [-1, 1], to (B, D).
+        batches: pictures, such as ``(sample(model, shape, schedule) for _ in ...)``;
+            no more is drawn than needed.
+        n: how many pictures.
+
+    Raises:
+        TypeError: if a batch does not hold floating-point numbers.
+        ValueError: if the batches end before n pictures, or the features of a batch are
+            not one row a picture.
+    """
+    rows: list[Tensor] = []
+    have = 0
+    supply = iter(batches)
+    while have < n:
+        batch = next(supply, None)
+        if batch is None:
+            raise ValueError(
+                f"batches: expected {n} pictures, got {have}; a distance of fewer is "
+                f"larger: pass n={have} if that is what you want, and say so"
+            )
+        if not batch.is_floating_point():
+            raise TypeError(
+                f"batches: expected pictures in [-1, 1], got a tensor of {batch.dtype}"
+            )
+        with torch.no_grad():
+            found = features(batch)
+        if found.dim() != 2 or len(found) != len(batch):
+            raise ValueError(
+                f"features: expected shape ({len(batch)}, D), got {tuple(found.shape)}"
+            )
+        rows.append(found[: n - have].cpu())
+        have += len(rows[-1])
+    return torch.cat(rows)
+
+
+# %% [markdown]
+# Here the features are those of a small classifier of our own, trained on the real training digits: 20 numbers before its last layer. So this is a Fréchet distance, and it is *not* FID; nobody else's number can be compared with it. First see what the size of the sample does. Draw real digits and compare them with other real digits. The truth is 0.
+
+# %% mystnb={"image": {"alt": "Fr\u00e9chet distance between two sets of real digits against the size of the sets from 30 to 700, on logarithmic axes, with error bars. It falls with the size, and is never zero."}} tags=["active-ipynb", "nbval-ignore-output"]
+# from torch import nn
+#
+# torch.manual_seed(0)
+# body = nn.Sequential(
+#     nn.Flatten(), nn.Linear(64, 128), nn.SiLU(), nn.Linear(128, 20), nn.SiLU()
+# )
+# head = nn.Linear(20, 10)
+# adam = torch.optim.Adam([*body.parameters(), *head.parameters()], lr=3e-3)
+# for _ in range(600):
+#     index = torch.randint(len(train_images), (128,), generator=generator)
+#     shaken = train_images[index] + 0.2 * torch.randn(128, 1, 8, 8, generator=generator)
+#     loss = nn.functional.cross_entropy(head(body(shaken)), train_labels[index])
+#     adam.zero_grad()
+#     loss.backward()
+#     adam.step()
+# with torch.no_grad():
+#     right = (head(body(test_images)).argmax(1) == test_labels).float().mean()
+# print(f"the classifier is right about {right:.1%} of the unseen digits")
+# assert right > 0.95
+#
+# everything = collect_features(body, images.split(256), n=len(images))
+# sizes, means, bars = (30, 60, 125, 250, 500, 800), [], []
+# for n in sizes:
+#     values = []
+#     for _ in range(12):
+#         order = torch.randperm(len(everything), generator=generator)
+#         halves = everything[order[:n]], everything[order[n : 2 * n]]
+#         values.append(frechet_distance(*halves))
+#     values = torch.tensor(values)
+#     means.append(float(values.mean()))
+#     bars.append(float(values.std()))
+# figure, ax = plt.subplots(figsize=(5, 2.4))
+# ax.errorbar(sizes, means, yerr=bars, color=fig.BLUE, marker="o", markersize=4)
+# ax.set(xscale="log", yscale="log", xlabel="pictures in each set", ylabel="$d^2$")
+# ax.set_xticks(sizes, [str(n) for n in sizes])
+# ax.minorticks_off()
+# plt.show()
+# print("real against real:", "  ".join(f"{n}: {m:.2f}" for n, m in zip(sizes, means)))
+# assert all(a > b for a, b in pairwise(means))
+
+# %% [markdown]
+# Two samples of one and the same distribution never have distance 0: their means and covariances differ by chance, and every difference counts as distance. The excess falls about like one over the number of pictures. So a distance means something only beside a baseline of the same size; and an FID of 2,000 samples must not be put beside one of 50,000. The helper `collect_features` follows the papers' 50,000 unless told otherwise, and refuses a supply that ends before.
+#
+# Now the model's samples, drawn by DDIM, against the training digits; and beside them, as many real digits that were kept aside.
+
+# %% tags=["active-ipynb", "nbval-ignore-output"]
+# from ddpm_nb.fewer_steps import ddim_sample
+#
+# n = 256
+# real = collect_features(body, train_images.split(256), n=len(train_images))
+# kept_aside = collect_features(body, [test_images], n=n)
+# print(f"real digits kept aside: {frechet_distance(kept_aside, real):6.2f}")
+# distances = {}
+# for steps in (2, 5, 20, 50):
+#     x = ddim_sample(
+#         unet, (n, 1, 8, 8), digit_schedule, steps, clip=True, generator=generator
+#     )
+#     distances[steps] = frechet_distance(collect_features(body, [x], n=n), real)
+#     print(f"samples, {steps:2} steps:      {distances[steps]:6.2f}")
+# noise = torch.randn(n, 1, 8, 8, generator=generator).clamp(-1, 1)
+# for_noise = frechet_distance(collect_features(body, [noise], n=n), real)
+# print(f"noise:                  {for_noise:6.2f}")
+# assert distances[50] < distances[2] < for_noise
+
+# %% [markdown]
+# ### The Inception score
+#
+# An older number asks a classifier two things. Is it *sure* about each picture? And does it see *all kinds* of them? With $p(y\mid x)$ for its probabilities for a picture, and $p(y)$ for their mean over the pictures,
+#
+# $$
+# \operatorname{IS} = \exp\Bigl(\mathbb E_x\,\mathrm{KL}\bigl(p(y\mid x)\,\|\,p(y)\bigr)\Bigr) .
+# $$ (def-inception-score)
+#
+# It lies between 1 (every picture gets the same answer) and the number of classes (sure each time, and all classes equally often). It never looks at real pictures: a model that recites one perfect picture of each class gets the best mark. The custom is to cut 50,000 samples into 10 parts and to report mean and standard deviation.
+
+# %%
+def inception_score(probabilities: Tensor, splits: int = 10) -> tuple[float, float]:
+    """Return the Inception score: mean and standard deviation over equal parts.
+
+    Args:
+        probabilities: (N, K) a classifier's probabilities, rows that sum to 1.
+        splits: how many parts, 1 ... N. With one part the deviation is 0.
+
+    Raises:
+        ValueError: if the rows are no probabilities, or there are more parts than rows.
+
+    Equation: def-inception-score. Source: Salimans and others (2016).
+    """
+    p = probabilities.double()
+    if p.dim() != 2 or not (p >= 0).all() or not ((p.sum(1) - 1).abs() < 1e-4).all():
+        raise ValueError(
+            "probabilities: expected rows of numbers >= 0 that sum to 1, "
+            f"got shape {tuple(probabilities.shape)}"
+        )
+    if not 1 <= splits <= len(p):
+        raise ValueError(f"splits: expected 1 ... {len(p)}, got {splits}")
+    scores = torch.stack([_score(part) for part in p.tensor_split(splits)])
+    return float(scores.mean()), float(scores.std(correction=0))
+
+
+def _score(p: Tensor) -> Tensor:
+    kl = torch.special.xlogy(p, p).sum(1) - torch.special.xlogy(p, p.mean(0)).sum(1)
+    return kl.mean().exp()
+
+
+def inception(
+    output: Literal["features", "probabilities"] = "features",
+    *,
+    device: torch.device | str = "cpu",
+    weights: str | None = None,
+) -> Callable[[Tensor], Tensor]:
+    """Return the Inception network of the papers as a callable on pictures in [-1, 1].
+
+    Needs the extra ``[eval]`` (torch-fidelity, which needs torchvision), and downloads
+    its weights unless a file is given. **It rounds pictures to the 256 levels of a file**
+    (clipped to [-1, 1] first), because that package takes bytes only. The paper's own
+    evaluation clipped its samples and did not round them; so expect a small difference.
+
+    Args:
+        output: "features", 2048 numbers a picture, for `frechet_distance`; or
+            "probabilities" of 1008 classes, for `inception_score` (without the last
+            layer's bias, as is the custom).
+        device: where to run.
+        weights: a file with the weights.
+
+    Raises:
+        ImportError: if torch-fidelity is not installed.
+        ValueError: if the output is unknown, or a batch has not three channels.
+    """
+    layer = {"features": "2048", "probabilities": "logits_unbiased"}.get(output)
+    if layer is None:
+        raise ValueError(
+            f'output: expected "features" or "probabilities", got {output!r}'
+        )
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import (
+            FeatureExtractorInceptionV3,
+        )
+    except ImportError as error:
+        raise ImportError(
+            "inception: expected torch-fidelity and torchvision to be installed: "
+            'pip install "ddpm_nb[eval]"'
+        ) from error
+    network = FeatureExtractorInceptionV3(
+        "inception-v3-compat", [layer], feature_extractor_weights_path=weights
+    ).to(device)
+
+    def describe(pictures: Tensor) -> Tensor:
+        if pictures.dim() != 4 or pictures.shape[1] != 3:
+            raise ValueError(
+                f"pictures: expected shape (B, 3, H, W), got {tuple(pictures.shape)}"
+            )
+        as_file = ((pictures.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        with torch.no_grad():
+            (found,) = network(as_file.to(device))
+        return found if output == "features" else found.double().softmax(1)
+
+    return describe
+
+
+# %% tags=["active-ipynb", "nbval-ignore-output"]
+# with torch.no_grad():
+#     for name, pictures in (("samples", x), ("real", test_images), ("noise", noise)):
+#         score, spread = inception_score(head(body(pictures)).softmax(1), splits=4)
+#         print(f"{name:8} {score:.2f} +- {spread:.2f} (at most 10)")
+#         assert 1 <= score <= 10
+
+# %% [markdown]
+# The score of noise shows its weakness: this classifier was never taught to say "none of these".
+#
+# ## Looking inside the sampler
+#
+# **Progressive generation.** At every $t$ the sampler holds a guess $\hat x_0$ of the finished picture. Watch it: large features appear first, details last. (The paper's Figure 6.)
+#
+# **Shared latents.** Stop at some $t$ and finish the walk several times, with fresh noise each time. What the endings have in common was decided by then. (Figure 7.)
+#
+# Both need a walk that starts at a given $x_t$: Algorithm 2 from line 2 on, with $t$ in the place of $T$.
+
+# %%
+def denoise_steps(
+    model: Model,
+    x_t: Tensor,
+    t: int,
+    schedule: Schedule,
+    *,
+    variance: Variance = "large",
+    clip: bool = False,
+    groups: int = 1,
+    generator: torch.Generator | None = None,
+) -> Iterator[Step]:
+    """Run Algorithm 2 from x_t, at time t, down to 0, one step at a time.
+
+    Args:
+        model: noise = model(x_t, t).
+        x_t: (B, ...) the points to begin with.
+        t: their time, 1 ... T.
+        schedule: the noise schedule, on x_t's device.
+        variance: as for `sample_steps`.
+        clip: as for `sample_steps`.
+        groups: B is this many groups of pictures, one after the other, that all get the
+            same noise.
+        generator: where the noise comes from; torch's global one if None.
+
+    Yields:
+        t records, for the times t - 1 ... 0.
+
+    Raises:
+        ValueError: if t leaves its range, a name is unknown, B is no multiple of
+            `groups`, or the network is on another device. At once.
+
+    Paper: Algorithm 2, from line 2 on.
+    """
+    if not isinstance(t, int):
+        raise TypeError(f"t: expected an int, got {type(t).__name__}")
+    check_t(t, schedule)
+    device = _common_device(model, schedule)
+    reverse_variance(1, schedule, variance)  # an unknown name is refused now
+    if groups < 1 or len(x_t) % groups != 0:
+        raise ValueError(f"groups: expected a divisor of {len(x_t)}, got {groups}")
+    shape = (len(x_t) // groups, *x_t.shape[1:])
+    again = (groups, *[1] * (x_t.dim() - 1))
+
+    def walk() -> Iterator[Step]:
+        x = x_t
+        for now in range(t, 0, -1):
+            z = None
+            if now > 1:
+                z = _standard_normal(shape, device, generator, x_t.dtype).repeat(again)
+            step = _step_back(model, x, now, z, schedule, variance, clip)
+            x = step.x
+            yield step
+
+    return walk()
+
+
+def denoise(
+    model: Model,
+    x_t: Tensor,
+    t: int,
+    schedule: Schedule,
+    *,
+    variance: Variance = "large",
+    clip: bool = False,
+    groups: int = 1,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Run Algorithm 2 from x_t, at time t, to the end and return the pictures, (B, ...).
+
+    The arguments are those of `denoise_steps`.
+    """
+    walk = denoise_steps(
+        model,
+        x_t,
+        t,
+        schedule,
+        variance=variance,
+        clip=clip,
+        groups=groups,
+        generator=generator,
+    )
+    for step in walk:
+        x = step.x
+    return x
+
+
+def progressive(
+    model: Model,
+    shape: tuple[int, ...],
+    schedule: Schedule,
+    times: Sequence[int],
+    *,
+    variance: Variance = "large",
+    clip: bool = True,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Return what the sampler sees on its way: x_0-hat from x_t, at the given times.
+
+    Args:
+        model: noise = model(x_t, t).
+        shape: the shape of the batch, (B, ...).
+        schedule: the noise schedule.
+        times: from 0 ... T, in any order. For 0 it is the finished sample.
+        variance: as for `sample_steps`.
+        clip: as for `sample_steps`.
+        generator: as for `sample_steps`.
+        dtype: as for `sample_steps`.
+
+    Returns:
+        (len(times), B, ...), in the order of `times`.
+
+    Raises:
+        ValueError: if there are no times or one leaves its range.
+
+    Paper: figure 6.
+    """
+    wanted = set(times)
+    if not wanted or min(wanted) < 0 or max(wanted) > schedule.T:
+        raise ValueError(f"times: expected some of 0 ... {schedule.T}, got {times}")
+    seen = {}
+    for step in sample_steps(
+        model,
+        shape,
+        schedule,
+        variance=variance,
+        clip=clip,
+        generator=generator,
+        dtype=dtype,
+    ):
+        if step.t + 1 in wanted:  # the guess was made from the point before the step
+            seen[step.t + 1] = step.x_0_hat
+        if step.t == 0:
+            seen[0] = step.x
+    return torch.stack([seen[t] for t in times])
+
+
+def shared_latents(
+    model: Model,
+    x_t: Tensor,
+    t: int,
+    n: int,
+    schedule: Schedule,
+    *,
+    variance: Variance = "large",
+    clip: bool = True,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Finish each x_t `n` times, each time with fresh noise.
+
+    Args:
+        model: noise = model(x_t, t).
+        x_t: (B, ...) points at time t.
+        t: 1 ... T. For t = 1 all endings are equal: the last step adds no noise.
+        n: how many endings each gets, at least 1.
+        schedule: the noise schedule.
+        variance: as for `sample_steps`.
+        clip: as for `sample_steps`.
+        generator: as for `sample_steps`.
+
+    Returns:
+        (n, B, ...).
+
+    Raises:
+        ValueError: if n is below 1, or as `denoise_steps`.
+
+    Paper: figure 7.
+    """
+    if n < 1:
+        raise ValueError(f"n: expected at least 1, got {n}")
+    start = x_t.repeat(n, *[1] * (x_t.dim() - 1))
+    end = denoise(
+        model, start, t, schedule, variance=variance, clip=clip, generator=generator
+    )
+    return end.reshape(n, *x_t.shape)
+
+
+# %% mystnb={"image": {"alt": "Six rows of pictures, what the sampler sees at t = 500, 400, 300, 200, 100, 50 and 0. At t = 500 black and white speckle, at t = 400 grey blurs, at t = 300 rough digits; from t = 200 on the digit stays what it is and gets sharper."}} tags=["active-ipynb", "nbval-ignore-output"]
+# times = (500, 400, 300, 200, 100, 50, 0)
+# frames = progressive(
+#     unet,
+#     (6, 1, 8, 8),
+#     digit_schedule,
+#     times,
+#     generator=torch.Generator().manual_seed(1),
+# )
+# fig.picture_rows(
+#     list(frames.transpose(0, 1)), [""] * 6, [f"t = {t}" for t in times], size=0.7
+# )
+# plt.show()
+# apart = (frames[:-1] - frames[-1]).square().flatten(1).mean(1)
+# print("mean squared distance to the end:", "  ".join(f"{d:.3f}" for d in apart))
+# assert apart[0] > apart[3] > apart[5]
+
+# %% mystnb={"image": {"alt": "Three rows of pictures. At the left a real five, noised to t = 400, 200 and 75; then six endings each. From t = 400 the endings are different digits, from t = 200 fives and sixes that resemble each other, and from t = 75 nearly the same five."}} tags=["active-ipynb", "nbval-ignore-output"]
+# original = test_images[test_labels == 5][:1]
+# rows, spread = [], []
+# for t in (400, 200, 75):
+#     noise = torch.randn(original.shape, generator=torch.Generator().manual_seed(5))
+#     x_t = q_sample(original, t, noise, digit_schedule)
+#     ends = shared_latents(unet, x_t, t, 6, digit_schedule, generator=generator)[:, 0]
+#     rows.append(torch.cat([original, x_t, ends]))
+#     spread.append(float(ends.var(dim=0).mean()))
+# fig.picture_rows(
+#     rows,
+#     [f"t = {t}" for t in (400, 200, 75)],
+#     ["original", "$x_t$", "endings", *[""] * 5],
+#     size=0.75,
+# )
+# plt.show()
+# print("variance between the endings:", "  ".join(f"{v:.3f}" for v in spread))
+# assert spread[0] > spread[1] > spread[2]
+
+# %% [markdown]
+# ### Between two pictures
+#
+# Halfway between two pictures, pixel by pixel, lies no picture but a double exposure. The latents are a better place to meet. Noise both pictures to the same $t$ with the *same* noise, mix there, and walk back:
+#
+# $$
+# \bar x_t = (1-\lambda)\,x_t+\lambda\,x'_t, \qquad x_t = \sqrt{\bar\alpha_t}\,x_0+\sqrt{1-\bar\alpha_t}\,\varepsilon, \quad x'_t = \sqrt{\bar\alpha_t}\,x'_0+\sqrt{1-\bar\alpha_t}\,\varepsilon .
+# $$ (def-interpolation)
+#
+# Because the noise is the same, the mixture is $\sqrt{\bar\alpha_t}$ times the double exposure plus that noise, at full strength: just what the network expects at $t$. The noise hides the fine structure that shows the double exposure, and the walk back puts in a structure of its own. A small $t$ stays close to the double exposure; a large $t$ forgets both pictures. The walk back must begin at the same $t$; its noise is shared by all $\lambda$ as well, so that only $\lambda$ changes along a row. (Figure 8.)
+
+# %%
+def interpolate(
+    model: Model,
+    x_0: Tensor,
+    x_0_other: Tensor,
+    t: int,
+    weights: Sequence[float],
+    schedule: Schedule,
+    *,
+    variance: Variance = "large",
+    clip: bool = True,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Mix pairs of pictures at time t and denoise the mixtures.
+
+    Args:
+        model: noise = model(x_t, t).
+        x_0: (B, ...) pictures, met at weight 0.
+        x_0_other: (B, ...) their partners, met at weight 1.
+        t: the time at which they are mixed, 1 ... T.
+        weights: the lambdas.
+        schedule: the noise schedule, on the pictures' device.
+        variance: as for `sample_steps`.
+        clip: as for `sample_steps`.
+        generator: where the noise comes from; torch's global one if None.
+
+    Returns:
+        (len(weights), B, ...). With weight 0 it is a plain `denoise` of the noised x_0.
+
+    Raises:
+        ValueError: if the shapes differ, there are no weights, or as `denoise_steps`.
+
+    Equation: def-interpolation. Paper: figure 8.
+    """
+    if x_0.shape != x_0_other.shape:
+        raise ValueError(
+            f"x_0_other: expected shape {tuple(x_0.shape)}, got {tuple(x_0_other.shape)}"
+        )
+    if len(weights) == 0:
+        raise ValueError("weights: expected at least one number, got none")
+    noise = _standard_normal(x_0.shape, x_0.device, generator, x_0.dtype)
+    one, other = (q_sample(x, t, noise, schedule) for x in (x_0, x_0_other))
+    mixed = torch.cat([(1 - share) * one + share * other for share in weights])
+    end = denoise(
+        model,
+        mixed,
+        t,
+        schedule,
+        variance=variance,
+        clip=clip,
+        groups=len(weights),
+        generator=generator,
+    )
+    return end.reshape(len(weights), *x_0.shape)
+
+# %% mystnb={"image": {"alt": "Four rows from one real digit at the left to another at the right. First row: pixel by pixel, a double exposure in the middle. Then mixed at t = 75, 200 and 350. At 75 the middle is close to the double exposure, at 200 every picture is a clean zero or a clean six, at 350 the pictures in between resemble neither end."}} tags=["active-ipynb", "nbval-ignore-output"]
+# one, other = test_images[test_labels == 0][:1], test_images[test_labels == 6][:1]
+# shares = (0, 0.2, 0.4, 0.5, 0.6, 0.8, 1)
+# rows = [torch.cat([(1 - share) * one + share * other for share in shares])]
+# for t in (75, 200, 350):
+#     mixed = interpolate(
+#         unet,
+#         one,
+#         other,
+#         t,
+#         shares,
+#         digit_schedule,
+#         generator=torch.Generator().manual_seed(3),
+#     )
+#     rows.append(mixed[:, 0])
+# rows = [torch.cat([one, row, other]) for row in rows]
+# names = ["real", *[f"{share:g}" for share in shares], "real"]
+# fig.picture_rows(
+#     rows, ["pixels", *[f"t = {t}" for t in (75, 200, 350)]], names, size=0.7
+# )
+# plt.show()
+# ends = [float((row[1] - one[0]).square().mean()) for row in rows[1:]]
+# print("distance of weight 0 to its picture:", "  ".join(f"{e:.3f}" for e in ends))
+# assert ends[0] < ends[2]
+
+# %% [markdown]
+# ## Where people slip
+#
+# **A density for a probability.** Replace the decoder by a density and make the last step narrow: the "bits" fall without end, although nothing has been learned.
+
+# %% tags=["active-ipynb"]
+# for beta_1 in (1e-4, 1e-8, 1e-12):
+#     narrow = Schedule([beta_1, 0.5])
+#     model = optimal_noise(GaussianMixture([1.0], [[point]], [1e-12]), narrow)
+#     for decoder in ("exact", "continuous"):
+#         bits = bits_per_dim(
+#             model,
+#             torch.full((2, 1), point, dtype=torch.float64),
+#             narrow,
+#             decoder=decoder,
+#             first_step="beta",
+#             clip=False,
+#         )
+#         cost = round(float(bits.decoder[0]), 2) + 0.0  # no "-0.00"
+#         print(f"beta_1 = {beta_1:g}, {decoder:10}: {cost:7.2f} bits")
+
+# %% [markdown]
+# **Pictures in the wrong range.** A picture left in $[0,1]$ has no level below grey. The samplers cannot know; the evaluation can, because half of its numbers lie between two levels.
+
+# %% tags=["active-ipynb"]
+# try:
+#     bits_per_dim(unet, (test_images[:2] + 1) / 2, digit_schedule, levels=17)
+# except ValueError as error:
+#     print(error)
+
+# %% [markdown]
+# **An interval that counts pixels.** With $B$ pictures there are $B$ independent numbers, not $B$ times the number of pixels: the pixels of one picture share its difficulty. Whoever divides by the root of the number of pixels reports an interval that is far too narrow.
+#
+# **Noise to $t$, denoise from $t-1$.** Interpolation in well-known code begins the walk back one step too late. The network is then told that there is a little less noise than there is, and what is too much stays in the picture. With 1,000 steps nobody notices; so a test counts the times.
+#
+# ## Exercises
+#
+# **1.** How many bits per dimension does the prior term cost at most, for the paper's schedule and pixels in $[-1,1]$?
+#
+# <details><summary>Solution</summary>
+#
+# Per coordinate $\tfrac12\bigl(\bar\alpha_T x_0^2+(1-\bar\alpha_T)-1-\ln(1-\bar\alpha_T)\bigr)$ nats: it is largest at $|x_0| = 1$, and $\bar\alpha_T$ is about 0.00004. It is next to nothing: the forward process arrives.
+#
+# </details>
+
+# %% tags=["active-ipynb", "hide-cell"]
+# # Solution 1
+# for value in (1.0, 0.0):
+#     x_0 = torch.full((1, 1), value, dtype=torch.float64)
+#     bits = bits_per_dim(bell, x_0, schedule, times=1, decoder="continuous")
+#     print(f"x_0 = {value:g}: {float(bits.prior[0]):.4e} bits")
+
+# %% [markdown]
+# **2.** Two clouds of features have the same mean and covariances $C$ and $4C$. What is their Fréchet distance?
+#
+# <details><summary>Solution</summary>
+#
+# Same axes, and each $\sigma_i$ against $2\sigma_i$: $\sum_i\sigma_i^2 = \operatorname{tr}C$.
+#
+# </details>
+
+# %% tags=["active-ipynb", "hide-cell"]
+# # Solution 2
+# cloud = torch.randn(500, 6, dtype=torch.float64, generator=generator) @ torch.randn(
+#     6, 6, dtype=torch.float64, generator=generator
+# )
+# cloud = cloud - cloud.mean(0)
+# expected = float(cloud.T.cov().trace())
+# print(math.isclose(frechet_distance(cloud, 2 * cloud), expected, rel_tol=1e-9))
+
+# %% [markdown]
+# **3.** A model recites one perfect picture of each of the ten digits. What are its Inception score and its Fréchet distance?
+#
+# <details><summary>Solution</summary>
+#
+# The score is nearly 10, the best there is. The Fréchet distance is well above that of real digits: the ten pictures have the right classes and hardly any variety within them.
+#
+# </details>
+
+# %% tags=["active-ipynb", "hide-cell"]
+# # Solution 3
+# with torch.no_grad():
+#     sure = head(body(train_images)).softmax(1)
+#     ten = torch.stack(
+#         [train_images[sure[:, digit].argmax()] for digit in range(10)]
+#     ).repeat(26, 1, 1, 1)[:256]
+#     score, _ = inception_score(head(body(ten)).softmax(1), splits=1)
+# recited = frechet_distance(collect_features(body, [ten], n=256), real)
+# honest = frechet_distance(kept_aside, real)
+# print("score above 9.5:", score > 9.5)
+# print("distance above twice that of real digits:", recited > 2 * honest)
+
+# %% [markdown]
+# **4.** With which $t$ does an interpolation return its own end points exactly?
+#
+# <details><summary>Solution</summary>
+#
+# With none, in general: the end points are noised and denoised too. But at $t = 1$ there is so little noise that they come back almost unchanged, and the mixtures are the double exposures.
+#
+# </details>
+
+# %% tags=["active-ipynb", "hide-cell"]
+# # Solution 4
+# mixed = interpolate(unet, one, other, 1, (0, 0.5, 1), digit_schedule)
+# double = (one + other) / 2
+# print("end point back within 0.1:", bool((mixed[0] - one).abs().max() < 0.1))
+# print("middle = double exposure:", bool((mixed[1] - double).square().mean() < 0.05))
+
+# %% [markdown]
+# ## Summary
+#
+# The bound in bits per dimension is prior, steps and decoder; the decoder gives probabilities to levels. A few random times a picture estimate it, with an interval that the scatter between pictures provides. Most bits pay for what nobody sees. The Fréchet distance compares clouds of features, and is too large for small samples. And the sampler can be watched: large features are settled early, details late.
+#
+# **The next question.** You have met all parts of the book. Go back to [the two algorithms](algorithms.ipynb) and train a network on pictures of your own.

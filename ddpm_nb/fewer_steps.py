@@ -1,0 +1,1092 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Fewer steps with the same network
+#
+# **The question.** Algorithm 2 asks the network a thousand times for one picture. Can a network that is already trained draw with fifty steps, or twenty, and what does it cost?
+#
+# **What you bring.** The jump from [the forward process](forward.ipynb), the step back from [the posterior](posterior.ipynb), $\hat x_0$ and the velocity from [the loss](loss.ipynb), and Algorithm 2 from [the two algorithms](algorithms.ipynb).
+#
+# **What you take away.** Two samplers that visit only some of the times: Algorithm 2 with strides, and DDIM, which needs no fresh noise. Both are derived, both use the network as it is. You will see how the quality falls with the number of steps, and a picture turned into noise and back.
+
+# %% tags=["active-ipynb"]
+# # In Colab this installs the book's package; elsewhere it is there, and nothing happens.
+# import importlib.util
+#
+# if importlib.util.find_spec("ddpm_nb") is None:
+#     %pip install --quiet --no-deps "ddpm_nb @ git+https://github.com/ddpm_nb/ddpm_nb"
+
+# %%
+"""Fewer steps with the same network: Algorithm 2 with strides, and DDIM.
+
+A walk visits the times T >= tau_S > ... > tau_1 >= 1 and ends at 0. The network is asked
+once at each of them.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ddpm_nb.algorithms import (
+    Step,
+    _common_device,
+    _evaluating,
+    _standard_normal,
+    sample_steps,
+)
+from ddpm_nb.forward import Schedule, check_t, per_picture, q_sample
+from ddpm_nb.loss import Model, Variance, ask, predict_x_0
+
+Spacing = Literal["leading", "trailing", "linspace", "quadratic"]
+
+
+# %% [markdown]
+# ## Which times to visit
+#
+# Let $S$ be the number of steps that we can afford, from 1 to $T$. We pick $S$ whole numbers $\tau_1 < \tau_2 < \dots < \tau_S$ between 1 and $T$, and put $\tau_0 = 0$. The walk goes down: from $\tau_S$ to $\tau_{S-1}$, and so on, and its last step goes from $\tau_1$ to $0$. The network is asked $S$ times.
+#
+# How should they be spread? Cut the numbers $1,\dots,T$ into $S$ blocks: block $i$ holds the whole numbers $t$ with $(i-1)\,T/S < t \le i\,T/S$. No block is empty, because its length $T/S$ is at least 1. Take the first number of each block, or the last. Or lay $S$ points evenly from 1 to $T$, both ends included, counted down from $T$ and rounded to the nearest whole number. Or let the gaps grow, so that most steps fall where there is little noise. With $\lfloor\cdot\rfloor$ for rounding down, for $i = 1,\dots,S$:
+#
+# $$
+# \tau_i = \begin{cases}
+# \lfloor (i-1)\,T/S\rfloor + 1 & \text{leading: the first of each block} \\
+# \lfloor i\,T/S\rfloor & \text{trailing: the last of each block} \\
+# T-\bigl\lfloor (S-i)\tfrac{T-1}{S-1}+\tfrac12\bigr\rfloor & \text{linspace: both ends (}\tau_1 = T\text{ if } S = 1\text{)} \\
+# \text{the smallest whole number } > \tau_{i-1} \text{ and } \ge T\,i^2/S^2 & \text{quadratic: dense near 0.}
+# \end{cases}
+# $$ (def-timesteps)
+#
+# In all four, neighbours differ by at least 1, so no time is repeated, and there are exactly $S$ of them; with $S = T$ all four visit every time. Trailing, linspace and quadratic begin at $T$. (For quadratic: $T i^2/S^2 \le T-(S-i)$ for all $i$ from 0 to $S$. The left side is a parabola that opens upwards, the right side a straight line, and at both ends, $i = 0$ and $i = S$, the inequality holds. So there is always room left for the steps that remain, and $\tau_S = T$.) Leading begins below $T$, unless $S = T$. A section below shows what that costs.
+
+# %%
+def timesteps(T: int, steps: int, spacing: Spacing = "trailing") -> tuple[int, ...]:
+    """Return the times that a walk of `steps` steps visits, from the highest down to 0.
+
+    Args:
+        T: the length of the full chain.
+        steps: how often the network is asked, 1 ... T.
+        spacing: "leading" (the first of each of `steps` equal blocks; never T, unless
+            steps = T), "trailing" (the last of each block), "linspace" (evenly from T
+            to 1) or "quadratic" (dense near 0). The last three begin at T.
+
+    Returns:
+        steps + 1 whole numbers: tau_S > ... > tau_1 >= 1, and 0 at the end.
+
+    Raises:
+        TypeError: if T or steps is no int.
+        ValueError: if steps is not in 1 ... T, or the spacing is unknown.
+
+    Equation: def-timesteps.
+    """
+    for name, value in (("T", T), ("steps", steps)):
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(f"{name}: expected an int, got {value!r}")
+    if not 1 <= steps <= T:
+        raise ValueError(f"steps: expected 1 ... T = {T}, got {steps}")
+    numbers = range(1, steps + 1)
+    if spacing == "leading":
+        times = [(i - 1) * T // steps + 1 for i in numbers]
+    elif spacing == "trailing":
+        times = [i * T // steps for i in numbers]
+    elif spacing == "linspace":
+        gaps = max(steps - 1, 1)
+        # Whole numbers only: a float could round the wrong way at a half.
+        times = [T - (2 * (steps - i) * (T - 1) + gaps) // (2 * gaps) for i in numbers]
+    elif spacing == "quadratic":
+        times = [0]
+        for i in numbers:
+            times.append(max(times[-1] + 1, -(-T * i * i // steps**2)))  # rounds up
+        del times[0]
+    else:
+        raise ValueError(
+            'spacing: expected "leading", "trailing", "linspace" or "quadratic", '
+            f"got {spacing!r}"
+        )
+    return (*reversed(times), 0)
+
+
+# %% mystnb={"image": {"alt": "Four rows of ten dots between t = 1 and t = 1000. Leading: evenly from 1 to 901. Trailing: evenly from 100 to 1000. Linspace: evenly from 1 to 1000. Quadratic: dense near 0 and ever wider up to 1000."}} tags=["active-ipynb"]
+# import matplotlib.pyplot as plt
+#
+# from ddpm_nb import _figures as fig
+#
+# fig.use_style()
+# spacings = ("leading", "trailing", "linspace", "quadratic")
+# figure, ax = plt.subplots(figsize=(7, 1.7))
+# for row, (spacing, color) in enumerate(zip(spacings, fig.COLORS)):
+#     times = timesteps(1000, 10, spacing)[:-1]
+#     ax.plot(times, [-row] * len(times), "o", color=color, markersize=5)
+#     print(f"{spacing:9}", *times)
+# ax.set(yticks=[0, -1, -2, -3], yticklabels=spacings, xlabel="t", ylim=(-3.6, 0.6))
+# plt.show()
+#
+#
+# def in_order(times):
+#     return all(t > s for t, s in pairwise(times)) and times[-1] == 0
+#
+#
+# every = [
+#     timesteps(60, steps, spacing) for spacing in spacings for steps in range(1, 61)
+# ]
+# counts = [len(times) - 1 for times in every]
+# print("T = 60, every count from 1 to 60, all four spacings:")
+# print("never a time skipped or repeated:", all(map(in_order, every)))
+# print("always as many steps as asked for:", counts == [*range(1, 61)] * 4)
+
+# %% [markdown]
+# ## Algorithm 2 with strides
+#
+# Look at the data only at the chosen times. What is the step from $x_s$ to $x_t$, for two neighbours $s < t$ among them? Everything in between is a forward process too, so it is a jump. Exercise 2 of [the forward process](forward.ipynb) found it: $x_t = \sqrt{\bar\alpha_t/\bar\alpha_s}\;x_s$ plus fresh noise of variance $1-\bar\alpha_t/\bar\alpha_s$. That is one step of a forward process with a larger $\beta$:
+#
+# $$
+# \beta'_i = 1-\frac{\bar\alpha_{\tau_i}}{\bar\alpha_{\tau_{i-1}}} , \qquad\text{so that}\qquad \bar\alpha'_i = \prod_{j=1}^{i}(1-\beta'_j) = \bar\alpha_{\tau_i} ,
+# $$ (eq-respaced-beta)
+#
+# because the product telescopes and $\bar\alpha_0 = 1$. So $x_0, x_{\tau_1}, \dots, x_{\tau_S}$ *is* a diffusion chain with $S$ steps, and all that the book derived holds for it: the step back, line 4, both variances. Only its $\beta'_i$ are its own.
+#
+# And the network? It was trained to find the noise in $x_t$, whose distribution depends on $\bar\alpha_t$ alone. At step $i$ of the short chain that is $\bar\alpha'_i = \bar\alpha_{\tau_i}$: a level that the network knows, under the name $\tau_i$. So nothing has to be trained again. **Algorithm 2 with strides is Algorithm 2 with the schedule $\beta'$, and a network that is told $\tau_i$ at step $i$.** The code says just that.
+
+# %%
+def respace(schedule: Schedule, times: Sequence[int]) -> Schedule:
+    """Return the schedule of the short chain that visits only `times`.
+
+    Its alpha_bar_i is the long chain's alpha_bar at tau_i.
+
+    Args:
+        schedule: the long chain's.
+        times: tau_S > ... > tau_1 and 0 at the end, as `timesteps` gives them.
+
+    Raises:
+        ValueError: if the times do not fall strictly from at most T to 0.
+
+    Equation: eq-respaced-beta.
+    """
+    falls = all(t > s for t, s in pairwise(times))
+    if len(times) < 2 or not falls or times[0] > schedule.T or times[-1] != 0:
+        raise ValueError(
+            f"times: expected whole numbers that fall from at most {schedule.T} to 0, "
+            f"got {tuple(times)}"
+        )
+    kept = schedule.alpha_bar.cpu().double()[list(reversed(times))]
+    return Schedule(1 - kept[1:] / kept[:-1]).to(schedule.beta.device)
+
+
+class _Renamed(nn.Module):
+    """A network of the long chain, asked by the short one: step i is time tau_i."""
+
+    def __init__(self, model: Model, times: Sequence[int]) -> None:
+        super().__init__()
+        self.model = model  # a part of this module if it is a module
+        self.times = torch.tensor([*reversed(times)])
+
+    def forward(self, x: Tensor, i: Tensor) -> Tensor:
+        return self.model(x, self.times.to(i.device)[i])
+
+
+def strided_sample_steps(
+    model: Model,
+    shape: tuple[int, ...],
+    schedule: Schedule,
+    steps: int,
+    *,
+    spacing: Spacing = "trailing",
+    variance: Variance = "large",
+    clip: bool = False,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype | None = None,
+) -> Iterator[Step]:
+    """Run Algorithm 2 with only `steps` of its T steps, one at a time.
+
+    Args:
+        model: the network, trained on the full chain: noise = model(x_t, t).
+        shape: the shape of the batch, (B, ...).
+        schedule: the full chain's.
+        steps: how often the network is asked, 1 ... T.
+        spacing: which times it is asked about; see `timesteps`.
+        variance: sigma^2 of a step is the short chain's beta' ("large") or its posterior
+            variance ("small").
+        clip: clip the predicted picture to [-1, 1] before the mean is taken.
+        generator: where the noise comes from; torch's global one if None.
+        dtype: type of x, torch's default one if None.
+
+    Yields:
+        one record for each step, with the t of the full chain; the last one has t = 0.
+
+    Raises:
+        ValueError, TypeError: as `timesteps` and `sample_steps`, at once.
+
+    Equation: eq-respaced-beta. Source: Nichol and Dhariwal (2021), section 4.
+    """
+    times = timesteps(schedule.T, steps, spacing)
+    walk = sample_steps(
+        _Renamed(model, times),
+        shape,
+        respace(schedule, times),
+        variance=variance,
+        clip=clip,
+        generator=generator,
+        dtype=dtype,
+    )
+    _common_device(model, schedule)
+
+    return (Step(times[steps - step.t], step.x, step.x_0_hat) for step in walk)
+
+
+def strided_sample(
+    model: Model,
+    shape: tuple[int, ...],
+    schedule: Schedule,
+    steps: int,
+    *,
+    spacing: Spacing = "trailing",
+    variance: Variance = "large",
+    clip: bool = False,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """Run Algorithm 2 with `steps` steps to the end and return the samples, in `shape`.
+
+    The arguments are those of `strided_sample_steps`. With `progress`, a bar shows how
+    far it is.
+    """
+    walk = strided_sample_steps(
+        model,
+        shape,
+        schedule,
+        steps,
+        spacing=spacing,
+        variance=variance,
+        clip=clip,
+        generator=generator,
+        dtype=dtype,
+    )
+    for step in tqdm(walk, total=steps, disable=not progress):
+        x = step.x
+    return x
+
+
+# %% [markdown]
+# Try it where the answer is known: on the five bumps of [the two algorithms](algorithms.ipynb), with the perfect network for a chain of 1,000 steps.
+
+# %% mystnb={"image": {"alt": "Four panels with 600 points each, for 5, 20, 100 and 1,000 steps of strided Algorithm 2. With 5 steps the points fill a pentagon; with 20 there are five bumps with a few points between them; with 100 and 1,000 the bumps are clear and look alike."}} tags=["active-ipynb"]
+# import math
+#
+# from ddpm_nb.likelihood import GaussianMixture
+# from ddpm_nb.posterior import optimal_noise
+#
+# angle = torch.arange(5) * 2 * math.pi / 5
+# ring = GaussianMixture(
+#     weights=[0.10, 0.15, 0.20, 0.25, 0.30],
+#     means=1.5 * torch.stack([angle.sin(), angle.cos()], dim=1),
+#     stds=[0.25] * 5,
+# )
+# schedule = Schedule.linear()
+# exact = optimal_noise(ring, schedule)
+# generator = torch.Generator().manual_seed(0)
+#
+#
+# def scatter(ax, x, color, title):
+#     ax.plot(*x[:600].T, ".", color=color, markersize=1.5)
+#     ax.set(title=title, aspect="equal", xticks=[], yticks=[])
+#     ax.set(xlim=(-3.2, 3.2), ylim=(-3.2, 3.2))
+#
+#
+# figure, axes = plt.subplots(1, 4, figsize=(7.2, 2))
+# for ax, steps in zip(axes, (5, 20, 100, 1000)):
+#     x = strided_sample(exact, (600, 2), schedule, steps, generator=generator)
+#     scatter(ax, x, fig.BLUE, f"{steps} steps")
+# plt.show()
+
+# %% [markdown]
+# With few steps it suffers, and the reason is known from [the posterior](posterior.ipynb): after a big step the true way back is not normal, and Algorithm 2 draws from a normal distribution all the same. Can we do better with the same few questions to the network?
+#
+# ## A family with the same marginals
+#
+# Start again from what training uses. It uses the jump, $x_t = \sqrt{\bar\alpha_t}\,x_0+\sqrt{1-\bar\alpha_t}\,\varepsilon$, for one $t$ at a time, and nothing else. Never are $x_t$ and $x_{t-1}$ of the *same* walk looked at together. So *any* process with these same distributions of single $x_t$ given $x_0$ has the same training. (Distributions of single members of a chain are called its **marginals**.) Let us look for the others. Song, Meng and Ermon (2021) found them; the sampler is called DDIM, for denoising diffusion *implicit* models.
+#
+# Take two times $s < t$. We are given $x_0$ and $x_t$, and want an $x_s$ with the right marginal,
+#
+# $$
+# x_s = \sqrt{\bar\alpha_s}\,x_0 + \text{(normal noise of variance } 1-\bar\alpha_s\text{, independent of } x_0\text{)} .
+# $$
+#
+# Where can this noise come from? Two sources are at hand. One is the noise that is already in $x_t$. With $x_0$ given it can be read off: $\varepsilon = (x_t-\sqrt{\bar\alpha_t}\,x_0)/\sqrt{1-\bar\alpha_t}$. The other is fresh noise $z$. Take $\sigma$ of the fresh one. By Eq. [two normals](#eq-two-gaussians) the variances add, so $\sqrt{1-\bar\alpha_s-\sigma^2}$ must come from the old one:
+#
+# $$
+# q_\sigma(x_s\mid x_t, x_0) = \mathcal N\!\left(x_s;\ \sqrt{\bar\alpha_s}\,x_0 + \sqrt{1-\bar\alpha_s-\sigma^2}\;\frac{x_t-\sqrt{\bar\alpha_t}\,x_0}{\sqrt{1-\bar\alpha_t}},\ \sigma^2 I\right), \qquad 0\le\sigma^2\le 1-\bar\alpha_s .
+# $$ (def-ddim-family)
+#
+# Check it. Let $x_t$ have the right marginal, and draw $x_s$ from $q_\sigma$:
+#
+# $$
+# \begin{aligned}
+# x_s &= \sqrt{\bar\alpha_s}\,x_0 + \sqrt{1-\bar\alpha_s-\sigma^2}\;\varepsilon + \sigma z && \text{the fraction is } \varepsilon \\
+# &= \sqrt{\bar\alpha_s}\,x_0 + \sqrt{1-\bar\alpha_s}\;\varepsilon' && \varepsilon \text{ and } z \text{ are independent: they merge, with variance } 1-\bar\alpha_s ,
+# \end{aligned}
+# $$
+#
+# where $\varepsilon'$ is standard normal and independent of $x_0$. So, for every $\sigma$ that is allowed,
+#
+# $$
+# x_t\mid x_0 \sim \mathcal N\bigl(\sqrt{\bar\alpha_t}\,x_0,\ (1-\bar\alpha_t)I\bigr)
+# \quad\Longrightarrow\quad
+# x_s\mid x_0 \sim \mathcal N\bigl(\sqrt{\bar\alpha_s}\,x_0,\ (1-\bar\alpha_s)I\bigr) .
+# $$ (eq-ddim-marginal)
+#
+# Begin with the right $x_{\tau_S}$, step down again and again, and every $x_{\tau_i}$ is right, with a $\sigma$ of its own at each step.
+
+# %%
+def ddim_mean(
+    x_0: Tensor,
+    x_t: Tensor,
+    t: int,
+    s: int,
+    schedule: Schedule,
+    sigma: float | Tensor = 0.0,
+) -> Tensor:
+    """Return the mean of x_s given x_t and x_0, for the member `sigma` of the family.
+
+    Args:
+        x_0: (B, ...) where the walk began, known or predicted.
+        x_t: (B, ...) where it is at time t.
+        t: the time of x_t, 1 ... T.
+        s: the time to go to, 0 ... t - 1.
+        schedule: the noise schedule.
+        sigma: how much fresh noise will be added: 0 <= sigma^2 <= 1 - alpha_bar_s.
+
+    Returns:
+        (B, ...) the mean.
+
+    Raises:
+        ValueError: if s and t are no times with s < t, or sigma leaves its range.
+
+    Equation: def-ddim-family. Source: Song, Meng and Ermon (2021), equation 7.
+    """
+    bar_t, bar_s = _two_levels(t, s, schedule)
+    old = 1 - bar_s - sigma**2
+    if not (sigma >= 0 and old >= -1e-12):
+        raise ValueError(
+            f"sigma: expected 0 <= sigma^2 <= {float(1 - bar_s):g}, got sigma = {sigma}"
+        )
+    signal, noise = per_picture(bar_t.sqrt(), x_t), per_picture((1 - bar_t).sqrt(), x_t)
+    in_x_t = (x_t - signal * x_0) / noise
+    old = old.clamp(min=0)  # rounding
+    return per_picture(bar_s.sqrt(), x_0) * x_0 + per_picture(old.sqrt(), x_t) * in_x_t
+
+
+def _two_levels(t: int, s: int, schedule: Schedule) -> tuple[Tensor, Tensor]:
+    """Return alpha_bar_t and alpha_bar_s for a step from t down to s."""
+    check_t(t, schedule)
+    check_t(s, schedule, lowest=0)
+    if s >= t:
+        raise ValueError(f"s: expected a time below t = {t}, got {s}")
+    return schedule.alpha_bar[t], schedule.alpha_bar[s]
+
+
+# %% [markdown]
+# To see what $\sigma$ does, take one $x_0$ and draw many $x_t$ by the jump. Then go down to $x_s$ with the smallest $\sigma$, a middle one, and the largest. The picture shows $x_t$ and $x_s$ of each walk together.
+
+# %% mystnb={"image": {"alt": "Three clouds of points, x at s against x at t. With sigma 0 the points lie on a straight rising line. With a middle sigma they form a narrow tilted ellipse. With the largest sigma they form a round upright cloud. The histograms of x at s, at the right of each, are the same in all three."}} tags=["active-ipynb"]
+# t, s, n = 400, 150, 40_000
+# x_0 = torch.full((n, 1), 0.8, dtype=torch.float64)
+# noise, z = torch.randn(2, n, 1, dtype=torch.float64, generator=generator)
+# x_t = q_sample(x_0, t, noise, schedule)
+# variance = 1 - schedule.alpha_bar[s]
+#
+# figure, axes = plt.subplots(1, 3, figsize=(7.2, 2.5), sharex=True, sharey=True)
+# names = ("0", "middle", "largest")
+# for ax, share, name, color in zip(axes, (0, 0.5, 1), names, fig.COLORS):
+#     sigma = (share * variance).sqrt()
+#     x_s = ddim_mean(x_0, x_t, t, s, schedule, sigma) + sigma * z
+#     ax.plot(x_t[:800], x_s[:800], ".", color=color, markersize=1.5)
+#     ax.set(title=rf"$\sigma$: {name}", xlabel="$x_t$")
+#     side = ax.inset_axes((1.0, 0, 0.16, 1), sharey=ax)
+#     side.hist(x_s.flatten().numpy(), 40, orientation="horizontal", color=color)
+#     side.axis("off")
+#     mean_right = (x_s.mean() - schedule.alpha_bar[s].sqrt() * 0.8).abs() < 0.02
+#     var_right = (x_s.var() / variance - 1).abs() < 0.03
+#     print(f"{name:8} mean right: {bool(mean_right)}, variance right: {bool(var_right)}")
+# axes[0].set_ylabel("$x_s$")
+# plt.show()
+
+# %% [markdown]
+# The three differ in how $x_s$ hangs together with $x_t$. Each by itself, $x_t$ and $x_s$ are distributed as ever. The process that belongs to $\sigma\ne\tilde\sigma$ (defined next) is no longer Markov in the forward direction, but nobody has to walk it forward: training jumps.
+#
+# **How much fresh noise?** A number $\eta$ ("eta"), from 0 to 1, is used to dial it:
+#
+# $$
+# \sigma_{t\to s}(\eta) = \eta\;\sqrt{\frac{1-\bar\alpha_s}{1-\bar\alpha_t}}\;\sqrt{1-\frac{\bar\alpha_t}{\bar\alpha_s}} .
+# $$ (def-eta)
+#
+# **At $\eta = 1$** this is an old friend: $\sigma^2 = \frac{1-\bar\alpha_s}{1-\bar\alpha_t}\,\beta'$ with $\beta' = 1-\bar\alpha_t/\bar\alpha_s$, the posterior variance $\tilde\beta'$ of the short chain. The mean is the posterior mean as well. To see it, write $a = \bar\alpha_t/\bar\alpha_s$ and look at the factor of $x_t$ in $q_\sigma$:
+#
+# $$
+# \begin{aligned}
+# 1-\bar\alpha_s-\tilde\sigma^2 &= (1-\bar\alpha_s)\,\frac{(1-\bar\alpha_t)-(1-a)}{1-\bar\alpha_t} && \text{common denominator} \\
+# &= (1-\bar\alpha_s)\,\frac{a\,(1-\bar\alpha_s)}{1-\bar\alpha_t} && \bar\alpha_t = a\,\bar\alpha_s \\
+# \frac{\sqrt{1-\bar\alpha_s-\tilde\sigma^2}}{\sqrt{1-\bar\alpha_t}} &= \frac{\sqrt a\,(1-\bar\alpha_s)}{1-\bar\alpha_t} && \text{root, and divide.}
+# \end{aligned}
+# $$
+#
+# That is the factor of $x_t$ in Eq. [posterior mean](#eq-posterior-mean), with $\sqrt{\alpha_t}$ become $\sqrt a$. The factors of $x_0$ then agree too, since both means lead from $x_t = \sqrt{\bar\alpha_t}\,x_0$ to $\sqrt{\bar\alpha_s}\,x_0$. So for $s = t-1$
+#
+# $$
+# \eta = 1: \qquad q_\sigma(x_{t-1}\mid x_t,x_0) = \mathcal N\bigl(x_{t-1};\ \tilde\mu_t(x_t,x_0),\ \tilde\beta_t I\bigr) .
+# $$ (eq-eta-one)
+#
+# DDPM's step back is one member of the family. **At $\eta = 0$** there is no fresh noise at all: given $x_0$ and $x_t$, the point $x_s$ is certain.
+#
+# ## Why nothing is trained again
+#
+# Now $x_0$ is not known, and the network's $\hat x_0$ takes its place, as in Algorithm 2: the model's step is $p_\theta(x_s\mid x_t) = q_\sigma(x_s\mid x_t,\hat x_0)$. For $\sigma>0$ the bound of the new process has, for each step, a divergence between two normal distributions with the same variance $\sigma^2$, which is the squared distance of their means over $2\sigma^2$. In the means only $x_0$ and $\hat x_0$ differ, and $x_0-\hat x_0 = \frac{\sqrt{1-\bar\alpha_t}}{\sqrt{\bar\alpha_t}}(\varepsilon_\theta-\varepsilon)$ by Eq. [predicted picture](#eq-predict-x0). Hence
+#
+# $$
+# \mathrm{KL}\bigl(q_\sigma(x_s\mid x_t,x_0)\,\|\,q_\sigma(x_s\mid x_t,\hat x_0)\bigr)
+# = \frac{1}{2\sigma^2}\left(\sqrt{\bar\alpha_s}\,\frac{\sqrt{1-\bar\alpha_t}}{\sqrt{\bar\alpha_t}}-\sqrt{1-\bar\alpha_s-\sigma^2}\right)^{\!2}\lVert\varepsilon-\varepsilon_\theta(x_t,t)\rVert^2 .
+# $$ (eq-ddim-weight)
+#
+# For every $\sigma$ it is a positive number times the squared error of the noise. The weight differs, the best answer does not: it is $\varepsilon^*(x_t,t)$ at every $t$, by Eq. [best guess](#eq-best-guess). And $L_\text{simple}$, which drops the weight, is the *same loss to the letter*. A network trained for DDPM is a network trained for the whole family. (At $\sigma = 0$ the divergence has no finite value; that member is the limit of the others.)
+#
+# ## The sampler
+#
+# Put $\hat x_0$ into the family. The fraction becomes the network's answer $\hat\varepsilon = \varepsilon_\theta(x_t,t)$, and one step from $t$ down to $s$ reads
+#
+# $$
+# x_s = \sqrt{\bar\alpha_s}\;\hat x_0 + \sqrt{1-\bar\alpha_s-\sigma^2}\;\hat\varepsilon + \sigma z .
+# $$ (eq-ddim-step)
+#
+# In words: guess the picture and the noise, and mix them again at the lower level. **At the last step** $s = 0$ and $\bar\alpha_0 = 1$, so $\sigma = 0$ and the result is $\hat x_0$: no noise is added, and none is left. If $\hat x_0$ is clipped, the noise must be worked out again from the clipped picture, so that picture and noise still make up $x_t$. The function `ddim_mean` does that by itself, because it is given $\hat x_0$ and $x_t$ and computes the fraction.
+
+# %%
+def ddim_sigma(t: int, s: int, schedule: Schedule, eta: float) -> Tensor:
+    """Return the standard deviation of the fresh noise in a step from t down to s.
+
+    It is 0 for eta = 0, and at s = 0. For eta = 1 and s = t - 1 its square is
+    beta-tilde_t.
+
+    Args:
+        t: 1 ... T.
+        s: 0 ... t - 1.
+        schedule: the noise schedule.
+        eta: 0 ... 1.
+
+    Returns:
+        () float64.
+
+    Raises:
+        ValueError: if eta is not in 0 ... 1, or s and t are no times with s < t.
+
+    Equation: def-eta. Source: Song, Meng and Ermon (2021), equation 16.
+    """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta: expected a number from 0 to 1, got {eta}")
+    bar_t, bar_s = _two_levels(t, s, schedule)
+    return eta * ((1 - bar_s) / (1 - bar_t) * (1 - bar_t / bar_s)).sqrt()
+
+
+def ddim_sample_steps(
+    model: Model,
+    shape: tuple[int, ...],
+    schedule: Schedule,
+    steps: int,
+    *,
+    eta: float = 0.0,
+    spacing: Spacing = "trailing",
+    clip: bool = False,
+    x_T: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype | None = None,
+) -> Iterator[Step]:
+    """Run DDIM in `steps` steps, one at a time, on the schedule's device.
+
+    The model's and the gradients' modes are handled as in `sample_steps`.
+
+    Args:
+        model: the network, trained as ever: noise = model(x_t, t).
+        shape: the shape of the batch, (B, ...).
+        schedule: the noise schedule.
+        steps: how often the network is asked, 1 ... T.
+        eta: how much fresh noise: 0 for none, 1 for as much as Algorithm 2 with the
+            "small" variance.
+        spacing: which times the network is asked about; see `timesteps`.
+        clip: clip the predicted picture to [-1, 1]; the noise is then worked out again.
+        x_T: begin with these points instead of fresh noise; they have `shape`.
+        generator: where the noise comes from; torch's global one if None. With eta = 0
+            it is asked once, for the start.
+        dtype: type of x, torch's default one if None; x_T keeps its own.
+
+    Yields:
+        one record for each step, the first for the time after the highest, the last with
+        t = 0, whose x is the sample.
+
+    Raises:
+        ValueError, TypeError: if eta is not in 0 ... 1, x_T has not `shape`, the network
+            is on another device than the schedule, or as `timesteps` says. At once.
+
+    Equation: eq-ddim-step. Source: Song, Meng and Ermon (2021), equation 12.
+    """
+    times = timesteps(schedule.T, steps, spacing)
+    sigma = [ddim_sigma(t, s, schedule, eta) for t, s in pairwise(times)]
+    device = _common_device(model, schedule)
+    if x_T is not None and x_T.shape != torch.Size(shape):
+        raise ValueError(f"x_T: expected shape {tuple(shape)}, got {tuple(x_T.shape)}")
+
+    def walk() -> Iterator[Step]:
+        x = _standard_normal(shape, device, generator, dtype) if x_T is None else x_T
+        for t, s, width in zip(times, times[1:], sigma):
+            with _evaluating(model):
+                noise = ask(model, x, torch.full(shape[:1], t, device=device))
+                x_0_hat = predict_x_0(x, t, noise, schedule)
+                if clip:
+                    x_0_hat = x_0_hat.clamp(-1, 1)
+                x = ddim_mean(x_0_hat, x, t, s, schedule, width)
+                if eta > 0 and s > 0:
+                    z = _standard_normal(shape, device, generator, x.dtype)
+                    x = x + width.to(x.dtype) * z
+            yield Step(s, x, x_0_hat)
+
+    return walk()
+
+
+def ddim_sample(
+    model: Model,
+    shape: tuple[int, ...],
+    schedule: Schedule,
+    steps: int,
+    *,
+    eta: float = 0.0,
+    spacing: Spacing = "trailing",
+    clip: bool = False,
+    x_T: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """Run DDIM to the end and return the samples, in `shape`.
+
+    The arguments are those of `ddim_sample_steps`. With `progress`, a bar shows how far
+    it is.
+    """
+    walk = ddim_sample_steps(
+        model,
+        shape,
+        schedule,
+        steps,
+        eta=eta,
+        spacing=spacing,
+        clip=clip,
+        x_T=x_T,
+        generator=generator,
+        dtype=dtype,
+    )
+    for step in tqdm(walk, total=steps, disable=not progress):
+        x = step.x
+    return x
+
+
+# %% [markdown]
+# ## Why $z$ may go
+#
+# [The algorithms](algorithms.ipynb) showed what happens when $z$ is left out of Algorithm 2: all chains end in one place. Here it is left out, and nothing collapses. Why?
+#
+# Look at how wide $x_s$ is. In Algorithm 2 the mean of the step back takes away more noise than the step needs, and $\sigma z$ puts the missing part back. Without $z$ the walk is too narrow at every level; the network is told $t$, but sees points with too little noise in them. DDIM at $\eta = 0$ takes the *old* noise instead and scales it to just the right size, $\sqrt{1-\bar\alpha_s}$. The width is right without fresh noise.
+#
+# All chance then lies in the start: each $x_T$ leads to one picture, along one path. Here are the paths for two bumps, 30 % at $-1$ and 70 % at $+1$.
+
+# %% mystnb={"image": {"alt": "Three panels with 8 chains each, t running from 1000 down to 0. Algorithm 2: jittery chains that end in both bumps. Algorithm 2 without z: smooth chains that all end near plus 1. DDIM: smooth chains that fan out and end in both bumps."}} tags=["active-ipynb"]
+# from ddpm_nb.loss import denoising_mean
+#
+# pair = GaussianMixture(weights=[0.3, 0.7], means=[[-1.0], [1.0]], stds=[0.1, 0.1])
+# exact_pair = optimal_noise(pair, schedule)
+# n = 4000
+# start = torch.randn(n, 1, generator=torch.Generator().manual_seed(3))
+#
+#
+# def without_z():
+#     x = start
+#     for t in range(1000, 0, -1):
+#         x = denoising_mean(x, t, exact_pair(x, t), schedule)
+#         yield Step(t - 1, x, x)
+#
+#
+# walks = {
+#     "Algorithm 2": sample_steps(exact_pair, (n, 1), schedule, generator=generator),
+#     "without z": without_z(),
+#     "DDIM": ddim_sample_steps(exact_pair, (n, 1), schedule, 1000, x_T=start),
+# }
+# figure, axes = plt.subplots(1, 3, sharey=True, figsize=(5.4, 1.7))
+# for ax, (name, walk), color in zip(axes, walks.items(), fig.COLORS):
+#     path = torch.cat([step.x for step in walk], dim=1)
+#     ax.plot(range(999, -1, -27), path[:8, ::27].T, color=color, linewidth=0.8)
+#     ax.set(title=name, xlabel="t", xlim=(1000, 0), ylim=(-3, 3))
+#     left = (path[:, -1] < 0).float().mean()
+#     print(f"{name:12} {left:.1f} of the chains end in the left bump")
+# axes[0].set_ylabel("$x_t$")
+# plt.show()
+
+# %% [markdown]
+# ### A step is a turn
+#
+# At $\eta = 0$ the step has a plain picture. Take the angle from [the loss](loss.ipynb): $\cos\varphi_t = \sqrt{\bar\alpha_t}$ and $\sin\varphi_t = \sqrt{1-\bar\alpha_t}$. It grows from $\varphi_0 = 0$ to nearly a right angle. The network's guesses of picture, noise and velocity are tied together by $\hat x_0 = \cos\varphi_t\,x_t-\sin\varphi_t\,\hat v$ and $\hat\varepsilon = \sin\varphi_t\,x_t+\cos\varphi_t\,\hat v$. Put them into the step:
+#
+# $$
+# \begin{aligned}
+# x_s &= \cos\varphi_s\,\hat x_0+\sin\varphi_s\,\hat\varepsilon && \text{Eq. (step), } \sigma = 0 \\
+# &= (\cos\varphi_s\cos\varphi_t+\sin\varphi_s\sin\varphi_t)\,x_t - (\cos\varphi_s\sin\varphi_t-\sin\varphi_s\cos\varphi_t)\,\hat v && \text{sort} ,
+# \end{aligned}
+# $$
+#
+# and by the addition theorems
+#
+# $$
+# x_s = \cos(\varphi_t-\varphi_s)\;x_t-\sin(\varphi_t-\varphi_s)\;\hat v .
+# $$ (eq-ddim-turn)
+#
+# One step turns the point by the angle $\varphi_t-\varphi_s$, as if $\hat v$ were right all along the arc. As the steps get smaller, the walk follows a smooth curve with the direction $\hat v$ at every point. It has become a differential equation, $dx/d\varphi = \hat v$, and DDIM is a way to solve it with large steps.
+#
+# How large may they be? Take data with a known answer: $x_0\sim\mathcal N(0,1)$. Then $\varepsilon^* = \sin\varphi_t\,x_t$ (Exercise 3 of [the loss](loss.ipynb)), so that $\hat x_0 = (x_t-\sin^2\!\varphi_t\,x_t)/\cos\varphi_t = \cos\varphi_t\,x_t$, and $\hat v = 0$. Each step multiplies $x$ by $\cos(\varphi_t-\varphi_s)$, and the variance of the samples is
+#
+# $$
+# \operatorname{Var}[x_0] = \prod_{i=1}^{S}\cos^2\bigl(\varphi_{\tau_i}-\varphi_{\tau_{i-1}}\bigr) .
+# $$ (eq-ddim-shrink)
+#
+# It should be 1. With one step it is nearly 0: the single answer is the mean of all data. With $S$ equal turns of $\frac{\pi}{2S}$ each, it is $\cos^{2S}\frac{\pi}{2S}\approx 1-\frac{\pi^2}{4S}$: the error falls like $1/S$. So the marginals are exactly right when $x_0$ is known, and right up to an error that vanishes with the size of the steps when the network guesses it.
+
+# %% mystnb={"image": {"alt": "Log-log plot: the missing variance against the number of steps from 1 to 1,000. Dots for DDIM lie on the line of the formula for cosine and linear schedules, both falling like one over the number of steps."}} tags=["active-ipynb"]
+# one_bell = GaussianMixture([1.0], [[0.0]], [1.0])
+# counts = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000)
+# figure, ax = plt.subplots(figsize=(5, 2.8))
+# unit = torch.ones(1, 1, dtype=torch.float64)
+# for name, table, color in (
+#     ("linear", schedule, fig.BLUE),
+#     ("cosine", Schedule.cosine(), fig.ORANGE),
+# ):
+#     model, phi = optimal_noise(one_bell, table), table.alpha_bar.sqrt().arccos()
+#     missing, formula = [], []
+#     for steps in counts:
+#         end = ddim_sample(model, (1, 1), table, steps, x_T=unit)
+#         missing.append(1 - float(end**2))
+#         turns = phi[list(timesteps(1000, steps))].diff()
+#         formula.append(1 - float(turns.cos().square().prod()))
+#     ax.loglog(counts, formula, color=color, linewidth=1)
+#     ax.loglog(counts, missing, "o", color=color, markersize=4)
+#     fig.label_line(ax, 1.05 * counts[-1], formula[-1], name, color)
+#     print(
+#         f"{name}: formula and sampler agree:",
+#         torch.allclose(
+#             torch.tensor(missing), torch.tensor(formula), rtol=1e-6, atol=1e-9
+#         ),
+#     )
+# ax.set(xlabel="steps", ylabel="missing variance", xlim=(0.8, 3000))
+# plt.show()
+
+# %% [markdown]
+# ## From a picture to its noise, and back
+#
+# Without fresh noise, the way down is a curve that can be walked up as well: from a picture to *its* noise. To step up from $s$ to $t$ one would need $\hat\varepsilon$ at the upper end, where we have not arrived yet. So take the network's answer for the point that we have, at the time to which we go, $\hat\varepsilon = \varepsilon_\theta(x_s, t)$. (This also avoids $t = 0$, which the network does not know.) Solve the jump at $s$ for the picture, and jump to $t$:
+#
+# $$
+# x_t = \sqrt{\bar\alpha_t}\;\frac{x_s-\sqrt{1-\bar\alpha_s}\;\hat\varepsilon}{\sqrt{\bar\alpha_s}} + \sqrt{1-\bar\alpha_t}\;\hat\varepsilon, \qquad \hat\varepsilon = \varepsilon_\theta(x_s,t) .
+# $$ (eq-ddim-encode)
+#
+# The way down then asks $\varepsilon_\theta(x_t,t)$ and not $\varepsilon_\theta(x_s,t)$. So the round trip is not exact, but the smaller the steps, the less the two differ.
+
+# %%
+def ddim_encode(
+    model: Model,
+    x_0: Tensor,
+    schedule: Schedule,
+    steps: int,
+    *,
+    spacing: Spacing = "trailing",
+) -> Tensor:
+    """Walk DDIM's path upwards with eta = 0: from pictures to the noise they come from.
+
+    `ddim_sample(..., x_T=...)` with the same steps and spacing leads back, up to an error
+    that shrinks as the steps grow in number.
+
+    Args:
+        model: the network, noise = model(x_t, t).
+        x_0: (B, ...) pictures.
+        schedule: the noise schedule, on x_0's device.
+        steps: how often the network is asked, 1 ... T.
+        spacing: which times are visited; see `timesteps`.
+
+    Returns:
+        (B, ...) x at the highest of these times.
+
+    Raises:
+        ValueError, TypeError: as `timesteps`.
+
+    Equation: eq-ddim-encode. Source: Song, Meng and Ermon (2021), section 4.3.
+    """
+    times = timesteps(schedule.T, steps, spacing)[::-1]
+    device = _common_device(model, schedule)
+    x = x_0
+    with _evaluating(model):
+        for s, t in pairwise(times):
+            noise = ask(model, x, torch.full(x.shape[:1], t, device=device))
+            x_0_hat = predict_x_0(x, s, noise, schedule) if s > 0 else x
+            x = q_sample(x_0_hat, t, noise, schedule)
+    return x
+
+# %% mystnb={"image": {"alt": "Log-log plot: distance between 2,000 points and where their round trip ends, against the number of steps from 5 to 1,000. It falls along a straight line, about ten times less for ten times the steps."}} tags=["active-ipynb"]
+# x_0 = ring.sample(2000, torch.Generator().manual_seed(4)).double()
+# errors, counts = [], (5, 10, 20, 50, 100, 200, 500, 1000)
+# for steps in counts:
+#     noise = ddim_encode(exact, x_0, schedule, steps)
+#     back = ddim_sample(exact, (2000, 2), schedule, steps, x_T=noise)
+#     errors.append(float((back - x_0).square().mean().sqrt()))
+#
+# figure, ax = plt.subplots(figsize=(5, 2.4))
+# ax.loglog(counts, errors, "o-", color=fig.BLUE)
+# ax.set(xlabel="steps up, and as many down", ylabel="distance from the start")
+# plt.show()
+# print("it falls with every refinement:", all(a > b for a, b in pairwise(errors)))
+# print(f"1,000 steps: {errors[-1]:.3f} (a bump is 0.25 wide)")
+# print(f"the noise has variance 1 within 5 %: {abs(float(noise.var()) - 1) < 0.05}")
+
+# %% [markdown]
+# ## How good with how many steps?
+#
+# Samples need a number, or two. The first asks whether the points lie in the right places in the right proportions. The **energy distance** of two distributions is twice the mean distance between a point of one and a point of the other, minus the mean distances within each. It is never negative, and zero only if the distributions are the same. From *samples* it can be estimated without bias, so for two samples of one distribution it comes out around zero, sometimes below. What is "around"? We cut the samples into four parts, measure each against fresh true points, and get an error bar; and we measure true points against true points in the same way.
+#
+# The second number looks at the grain: how wide is a bump in the samples, divided by its true width? It shows noise that was left in, or detail that was lost. Pictures are thin sets in a space of many dimensions, so we take narrow bumps.
+
+# %% mystnb={"image": {"alt": "Two panels against the number of steps from 1 to 1,000, for Algorithm 2 with large and small variance and for DDIM. Left: the energy distance falls from about 1 to the grey band of true points, which all three reach with 10 to 20 steps. Right: the width of a bump. All begin far too wide. With 20 steps DDIM is close to 1, the large variance above, the small one below; with 1,000 steps all are close to 1."}} tags=["active-ipynb", "nbval-ignore-output"]
+# def energy_distance(x, y):
+#     def within(z):
+#         return torch.cdist(z, z).sum() / (len(z) * (len(z) - 1))
+#
+#     return float(2 * torch.cdist(x, y).mean() - within(x) - within(y))
+#
+#
+# def with_error_bar(x, y, parts=4):
+#     values = torch.tensor(
+#         [energy_distance(a, b) for a, b in zip(x.chunk(parts), y.chunk(parts))]
+#     )
+#     return float(values.mean()), float(values.std() / parts**0.5)
+#
+#
+# thin = GaussianMixture(ring.weights, ring.means, [0.05] * 5)
+# exact_thin = optimal_noise(thin, schedule)
+#
+#
+# def width(x):
+#     bump = thin.log_joint(x).argmax(1)
+#     return float((x - thin.means[bump]).square().mean().sqrt() / 0.05)
+#
+#
+# n, counts = 4000, (1, 2, 3, 5, 10, 20, 50, 100, 1000)
+# truth, again = thin.sample(n, generator), thin.sample(n, generator)
+#
+#
+# def strided(variance):
+#     return lambda steps, spacing: strided_sample(
+#         exact_thin,
+#         (n, 2),
+#         schedule,
+#         steps,
+#         spacing=spacing,
+#         variance=variance,
+#         generator=generator,
+#     )
+#
+#
+# samplers = {
+#     "large": strided("large"),
+#     "small": strided("small"),
+#     "DDIM": lambda steps, spacing: ddim_sample(
+#         exact_thin, (n, 2), schedule, steps, spacing=spacing, generator=generator
+#     ),
+# }
+# places, widths = {}, {}
+# for name, draw in samplers.items():
+#     clouds = [draw(steps, "quadratic") for steps in counts]
+#     places[name] = [with_error_bar(cloud, truth) for cloud in clouds]
+#     widths[name] = [width(cloud) for cloud in clouds]
+# floor, floor_bar = with_error_bar(again, truth)
+#
+# figure, (left, right) = plt.subplots(1, 2, figsize=(6, 2.2))
+# for name, color in zip(samplers, fig.COLORS):
+#     height, bar = zip(*places[name])
+#     left.errorbar(counts, height, yerr=bar, color=color, marker="o", markersize=3)
+#     right.plot(counts, widths[name], "o-", color=color, markersize=3)
+# left.axhspan(0, abs(floor) + 2 * floor_bar, color="#d8d8d8", linewidth=0)
+# left.set(xscale="log", xlabel="steps", ylabel="energy distance")
+# left.set_yscale("symlog", linthresh=3e-3, linscale=0.5)
+# left.set_ylim(-2e-3, 4)
+# right.axhline(1, color="#d8d8d8", linewidth=4, zorder=0)
+# right.set(xscale="log", xlabel="steps", ylabel="width / true width", ylim=(0, 4))
+# fig.label_line(left, 1, 0.0009, "true points", fig.GREY)
+# fig.label_line(right, 8, 1.9, "Algorithm 2, large", fig.BLUE)
+# fig.label_line(right, 8, 0.4, "Algorithm 2, small", fig.ORANGE)
+# fig.label_line(right, 130, 1.25, "DDIM", fig.GREEN)
+# plt.show()
+# print("steps " + "".join(f"{name:>20}" for name in samplers) + "      widths")
+# for i, steps in enumerate(counts):
+#     cells = (f"{values[i][0]:9.4f} +- {values[i][1]:.4f}" for values in places.values())
+#     wide = "".join(f"{values[i]:7.2f}" for values in widths.values())
+#     print(f"{steps:5} " + "".join(f"{cell:>20}" for cell in cells) + wide)
+# print(f"true points: {floor:.4f} +- {floor_bar:.4f}, width {width(truth):.2f}")
+# at_20 = counts.index(20)
+# assert abs(widths["DDIM"][at_20] - 1) < 0.15
+# assert widths["large"][at_20] > 1.15 and widths["small"][at_20] < 0.85
+# assert all(values[0][0] > 50 * abs(values[-1][0]) for values in places.values())
+
+# %% [markdown]
+# With one step all three are the same: a single guess, the mean of the data. Where the points lie is settled after 10 to 20 steps, whichever sampler is used. The grain takes longer, and here the three differ. The large variance leaves noise in, the small one takes detail away, as [the loss](loss.ipynb) explained: the right variance lies between them. DDIM does not have to choose, and with 20 steps it has a width that Algorithm 2 needs many more for.
+#
+# The spacing matters as much as the sampler. The widths with 20 steps:
+
+# %% tags=["active-ipynb", "nbval-ignore-output"]
+# print(f"{'':10}" + "".join(f"{name:>8}" for name in samplers))
+# at_20_steps = {}
+# for spacing in spacings:
+#     row = [width(draw(20, spacing)) for draw in samplers.values()]
+#     at_20_steps[spacing] = row
+#     print(f"{spacing:10}" + "".join(f"{value:8.2f}" for value in row))
+# assert all(row[0] > row[2] > row[1] - 0.02 for row in at_20_steps.values())
+# assert at_20_steps["leading"][0] > 2
+
+# %% [markdown]
+# Leading and linspace visit $t = 1$ just before the end, after a large step. With the large variance, that step has added a lot of noise, and one small step cannot take it away: this is the grain that many people see when they try Algorithm 2 with few steps. Trailing ends with a large step that adds nothing. Quadratic puts its steps where the grain is decided. These bumps are thin, and the schedule is linear; other data may prefer another spacing. Measure it.
+#
+# ### Where 20 steps stand against all of them: the digits
+#
+# The same for the digits, with the network that [the two algorithms](algorithms.ipynb) trained: its chain has 500 steps. First look. All rows start from the same eight noises, and DDIM takes them to $t = 0$ in fewer or more steps.
+
+# %% tags=["active-ipynb"]
+# from safetensors.torch import load_file
+# from sklearn.datasets import load_digits
+#
+# from ddpm_nb import _weights
+# from ddpm_nb.unet import UNet
+#
+# images = torch.tensor(load_digits().images / 8 - 1, dtype=torch.float32)[:, None]
+# digit_schedule = Schedule.cosine(T=500)
+# unet = UNet.digits()
+# unet.load_state_dict(load_file(_weights.path("digits.safetensors")))
+
+# %% mystnb={"image": {"alt": "Rows of eight 8\u00d78 pictures, for 1, 2, 5, 10, 20, 50 and 500 DDIM steps from the same eight noises. One step gives black and white speckle. Two steps give grey digits, and from 10 steps on the columns hardly change any more."}} tags=["active-ipynb", "nbval-ignore-output"]
+# x_T = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(2))
+# counts = (1, 2, 5, 10, 20, 50, 500)
+# rows = [
+#     ddim_sample(unet, x_T.shape, digit_schedule, steps, clip=True, x_T=x_T)
+#     for steps in counts
+# ]
+# fig.picture_rows(rows, [f"{steps}" for steps in counts], [""] * 8, size=0.55)
+# plt.show()
+# distance = [float((row - rows[-1]).square().mean()) for row in rows]
+# print("mean squared distance to the picture of 500 steps:")
+# print("  ".join(f"{steps}: {d:.3f}" for steps, d in zip(counts, distance)))
+# assert distance[0] > distance[2] > distance[4] > distance[5]
+
+# %% [markdown]
+# The same noise becomes the same digit, whatever the number of steps: all rows follow one curve, with coarser or finer steps. (A single step does worse than the theory says, and shows speckle instead of a mean: at $t = T$ of the cosine schedule, $\hat x_0$ multiplies the network's error by a factor in the thousands. Two steps are enough to mend it.)
+#
+# Now two numbers again: the energy distance between 160 samples and the real digits, pixel by pixel; and, as the grain, the share of pixels that are neither white nor black. For comparison, the same for 160 real digits.
+
+# %% mystnb={"image": {"alt": "Two panels against the number of steps from 2 to 500, for Algorithm 2 and DDIM, with a grey band for real digits. Left: the energy distance falls for both and meets the band at 10 to 20 steps. Right: the share of grey pixels. Both begin far above the real digits and come down; DDIM lies below Algorithm 2 everywhere, and has with 20 steps what Algorithm 2 has with 50."}} tags=["active-ipynb", "nbval-ignore-output"]
+# n, counts = 160, (2, 5, 10, 20, 50)
+# order = torch.randperm(len(images), generator=generator)
+# real, held_out = images[order[n:]].flatten(1), images[order[:n]].flatten(1)
+#
+#
+# def measures(pictures, parts=4):
+#     flat = pictures.flatten(1)
+#     distances = torch.tensor(
+#         [energy_distance(part, real) for part in flat.chunk(parts)]
+#     )
+#     grey = float((flat.abs() < 0.95).float().mean())
+#     return float(distances.mean()), float(distances.std() / parts**0.5), grey
+#
+#
+# options = {"clip": True, "generator": generator}
+# shape = (n, 1, 8, 8)
+# digits = {
+#     "Algorithm 2": {
+#         steps: measures(strided_sample(unet, shape, digit_schedule, steps, **options))
+#         for steps in (*counts, 500)
+#     },
+#     "DDIM": {
+#         steps: measures(ddim_sample(unet, shape, digit_schedule, steps, **options))
+#         for steps in counts
+#     },
+# }
+# floor, floor_bar, floor_grey = measures(held_out)
+#
+# figure, (left, right) = plt.subplots(1, 2, figsize=(6.4, 2.4))
+# for (name, values), color in zip(digits.items(), (fig.BLUE, fig.GREEN)):
+#     height, bar, grey = zip(*values.values())
+#     left.errorbar(list(values), height, yerr=bar, color=color, marker="o", markersize=3)
+#     right.plot(list(values), grey, "o-", color=color, markersize=3)
+#     for steps, (h, b, g) in values.items():
+#         print(f"{name:12} {steps:3} steps: {h:6.3f} +- {b:.3f}, grey {g:.2f}")
+# print(f"real digits:            {floor:6.3f} +- {floor_bar:.3f}, grey {floor_grey:.2f}")
+# left.axhspan(floor - 2 * floor_bar, floor + 2 * floor_bar, color="#d8d8d8", linewidth=0)
+# right.axhspan(floor_grey - 0.01, floor_grey + 0.01, color="#d8d8d8", linewidth=0)
+# left.set(xscale="log", xlabel="steps", ylabel="energy distance")
+# right.set(xscale="log", xlabel="steps", ylabel="share of grey pixels")
+# fig.label_line(right, 2, floor_grey, "real digits", fig.GREY)
+# fig.label_line(right, 9, 0.58, "Algorithm 2", fig.BLUE)
+# fig.label_line(right, 2.1, 0.52, "DDIM", fig.GREEN)
+# plt.show()
+# assert digits["DDIM"][20][0] < floor + 4 * floor_bar + 0.05
+# assert digits["DDIM"][20][2] < digits["Algorithm 2"][20][2]
+# assert digits["Algorithm 2"][2][0] > 2 * abs(digits["Algorithm 2"][500][0])
+
+# %% [markdown]
+# By the energy distance, 20 steps of either sampler cannot be told from all 500 with a sample of this size. The grain tells more: with 20 steps Algorithm 2 leaves clearly more grey than with 500, and DDIM only a little. (All of them leave a little more grey than the real digits have: that is the network, not the sampler.) That is a statement about small pictures and small samples. On CIFAR-10, with 50,000 samples, Song, Meng and Ermon (2021) report a clear order: DDIM far ahead with few steps, and Algorithm 2 with the large variance best with all 1,000.
+#
+# ## Where people slip
+#
+# **"No $z$ when $t = 1$."** With strides the last step starts at $\tau_1$, which need not be 1. A loop that asks `if t > 1` then adds noise to the finished picture, and with few steps it is a lot of noise. The rule is: no noise when the walk arrives at 0.
+
+# %% tags=["active-ipynb"]
+# for steps in (10, 50, 1000):
+#     times = timesteps(1000, steps)
+#     last = respace(schedule, times).beta[1].sqrt()
+#     print(f"{steps:4} steps: tau_1 = {times[-2]:3}, the noise would be {last:.3f} wide")
+
+# %% [markdown]
+# **Steps that skip.** Well-known code takes every $\lfloor T/S\rfloor$-th time. When $S$ does not divide $T$, that leaves out the upper end: with $T = 1000$ and $S = 600$ the stride is 1, and the walk visits the times 1 to 600 only. The network is told that there is some signal left, and is given pure noise.
+#
+# **The old $\beta_t$ with the new stride.** Whoever takes only every 20th step of Algorithm 2 and leaves $\beta_t$ as it is, removes about a twentieth of the noise that has to go.
+
+# %% mystnb={"image": {"alt": "Two panels of points after 50 steps. With the right beta prime: five round bumps. With the old beta: one shapeless cloud of noise."}} tags=["active-ipynb"]
+# def walk_with(tables, seed=5):
+#     """Algorithm 2 in 50 steps; tables(t, s) gives the beta of a step from t to s."""
+#     generator = torch.Generator().manual_seed(seed)
+#     x = torch.randn(4000, 2, generator=generator)
+#     for t, s in pairwise(timesteps(1000, 50)):
+#         beta, root = tables(t, s), (1 - schedule.alpha_bar[t]).sqrt()
+#         z = torch.randn(x.shape, generator=generator) if s > 0 else torch.zeros(1)
+#         mean = (x - beta / root * exact(x, t)) / (1 - beta).sqrt()
+#         x = (mean + beta.sqrt() * z).float()
+#     return x
+#
+#
+# variants = {
+#     "right": lambda t, s: 1 - schedule.alpha_bar[t] / schedule.alpha_bar[s],
+#     "old beta": lambda t, s: schedule.beta[t],
+# }
+# figure, axes = plt.subplots(1, 2, figsize=(4.2, 2.1))
+# truth = ring.sample(4000, generator)
+# for ax, (name, tables) in zip(axes, variants.items()):
+#     x = walk_with(tables)
+#     scatter(ax, x, fig.BLUE if name == "right" else fig.ORANGE, name)
+#     print(f"{name:8} energy distance below 0.02: {energy_distance(x, truth) < 0.02}")
+# plt.show()
+
+# %% [markdown]
+# **Beginning below $T$.** The spacing "leading" begins at $\tau_S < T$. The walk starts from pure noise all the same, where the forward process still holds some signal at $\tau_S$. With 10 steps of the cosine schedule that share of signal is not small:
+
+# %% tags=["active-ipynb"]
+# cosine = Schedule.cosine()
+# for steps in (5, 10, 50):
+#     first = timesteps(1000, steps, "leading")[0]
+#     share = cosine.alpha_bar[first]
+#     print(
+#         f"{steps:2} steps: begins at {first}; the signal's share of the power: {share:.3f}"
+#     )
+
+# %% [markdown]
+# **A clipped picture with the old noise.** Clip $\hat x_0$ and keep $\hat\varepsilon$, and the two no longer make up $x_t$. Some libraries do that unless told otherwise. Then $\eta = 1$ is no longer Algorithm 2. (Ours works $\hat\varepsilon$ out again; a test compares it with Algorithm 2, clipped, to $10^{-10}$.)
+#
+# ## Exercises
+#
+# **1.** Show that at $\eta = 1$ and $s = t-1$ the weight in Eq. [weight](#eq-ddim-weight) is the one of the bound, Eq. [VLB weight](#eq-vlb-weight), for the small variance.
+#
+# <details><summary>Solution</summary>
+#
+# There the family's step is DDPM's posterior, so the divergences are the same divergence. In numbers:
+#
+# </details>
+
+# %% tags=["active-ipynb", "hide-cell"]
+# # Solution 1
+# from ddpm_nb.loss import vlb_weight
+#
+# for t in (2, 50, 1000):
+#     var = ddim_sigma(t, t - 1, schedule, 1.0) ** 2
+#     bar_t, bar_s = schedule.alpha_bar[t], schedule.alpha_bar[t - 1]
+#     ratio = ((1 - bar_t) / bar_t * bar_s).sqrt()
+#     weight = (ratio - (1 - bar_s - var).sqrt()) ** 2 / (2 * var)
+#     print(t, torch.allclose(weight, vlb_weight(t, schedule, "small"), rtol=1e-8))
+
+# %% [markdown]
+# **2.** DDIM with one step: what does it return, for any $\eta$?
+#
+# <details><summary>Solution</summary>
+#
+# With $S = 1$ (trailing) the only step goes from $T$ to 0, where $\sigma = 0$: it returns $\hat x_0(x_T, T)$, the network's best guess from pure noise. That is nearly the mean of the data.
+#
+# </details>
+
+# %% tags=["active-ipynb", "hide-cell"]
+# # Solution 2
+# x = ddim_sample(exact, (500, 2), schedule, 1, eta=1.0, generator=generator)
+# centre = (ring.weights[:, None] * ring.means).sum(0)
+# print("all within 0.1 of the mean:", bool((x - centre).norm(dim=1).max() < 0.1))
+
+# %% [markdown]
+# **3.** For data $\mathcal N(0, s^2)$, where does the curve through $x_T$ end, in the limit of small steps?
+#
+# <details><summary>Solution</summary>
+#
+# The curve keeps the marginals right, and every step multiplies $x$ by a positive number that does not depend on $x$. So $x_t$ divided by its standard deviation, $\sqrt{\bar\alpha_t s^2+1-\bar\alpha_t}$, stays the same along the curve. It ends at $s\,x_T/\sqrt{\bar\alpha_T s^2+1-\bar\alpha_T}$.
+#
+# </details>
+
+# %% tags=["active-ipynb", "hide-cell"]
+# # Solution 3
+# narrow = GaussianMixture([1.0], [[0.0]], [0.3])
+# x_T = torch.tensor([[1.7]], dtype=torch.float64)
+# last = schedule.alpha_bar[-1]
+# limit = 0.3 * x_T / (0.09 * last + 1 - last).sqrt()
+# for steps in (10, 100, 1000):
+#     model = optimal_noise(narrow, schedule)
+#     end = ddim_sample(model, (1, 1), schedule, steps, x_T=x_T)
+#     print(f"{steps:4} steps: off by {float((end - limit).abs()):.1e}")
+
+# %% [markdown]
+# **4.** Mix two noises, $\cos(\lambda)\,a+\sin(\lambda)\,b$, and let DDIM draw from the mixture. Why not mix them with weights $1-\lambda$ and $\lambda$?
+#
+# <details><summary>Solution</summary>
+#
+# The mixture must look like noise to the network: variance 1. Squares of cosine and sine add to 1; those of $1-\lambda$ and $\lambda$ do not, and halfway the variance is only one half.
+#
+# </details>
+
+# %% mystnb={"image": {"alt": "Two rows of nine digits. In the upper row the noise is turned from one to another, and every picture is a digit as dark as the others; in the lower row the noises are averaged, and the pictures in the middle are duller or less well formed."}} tags=["active-ipynb", "hide-cell", "nbval-ignore-output"]
+# # Solution 4
+# a, b = torch.randn(2, 1, 1, 8, 8, generator=torch.Generator().manual_seed(11))
+# share = torch.linspace(0, 1, 9)[:, None, None, None]
+# turned = (share * math.pi / 2).cos() * a + (share * math.pi / 2).sin() * b
+# averaged = (1 - share) * a + share * b
+# rows = [
+#     ddim_sample(unet, (9, 1, 8, 8), digit_schedule, 50, clip=True, x_T=x)
+#     for x in (turned, averaged)
+# ]
+# fig.picture_rows(rows, ["turned", "averaged"], [""] * 9, size=0.6)
+# plt.show()
+# assert averaged[4].var() < 0.8 * turned[4].var()
+
+# %% [markdown]
+# ## Summary
+#
+# A chain that visits only some of the times is a diffusion chain with its own $\beta'$, and the network knows its noise levels already. Besides DDPM's step back there is a whole family with the same marginals and the same loss. Its member without fresh noise, DDIM, turns each noise into one picture along a smooth curve, which can be walked with few steps and in both directions.
+#
+# **The next question.** Energy distances, widths, shares of grey: how is a model measured properly, and how sure is the number? See [the evaluation](evaluation.ipynb).

@@ -1,0 +1,272 @@
+"""The data sets: archives whole, altered, cut off or half downloaded; a folder's files; two configurations."""
+
+import hashlib
+import io
+import tarfile
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ddpm_nb import cifar10
+from ddpm_nb.cifar10 import (
+    CLASSES,
+    FOLDER,
+    RECORD,
+    RECORDS,
+    cifar10_config,
+    digits_config,
+    load_cifar10,
+    load_digits,
+)
+
+NAMES = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
+
+
+@pytest.fixture(scope="module")
+def files() -> dict[str, bytes]:
+    """Six files in the official layout. Picture i has class i % 10, red i, green 2 i, blue 3 i (modulo 256)."""
+    i = np.arange(RECORDS)
+    planes = [np.repeat((k * i % 256)[:, None], 1024, axis=1) for k in (1, 2, 3)]
+    records = np.concatenate([(i % 10)[:, None], *planes], axis=1).astype(np.uint8)
+    content = records.tobytes()
+    return dict.fromkeys(NAMES, content)
+
+
+@pytest.fixture(scope="module")
+def archive(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=1) as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"{FOLDER}/{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def official(archive: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For this test, our small archive is the official one."""
+    monkeypatch.setattr(cifar10, "SHA256", hashlib.sha256(archive).hexdigest())
+
+
+class Server(ThreadingHTTPServer):
+    """Serves the archive; can break off, ignore ranges, or send something else."""
+
+    content = b""
+    breaks_at: int | None = None
+    knows_ranges = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.asked: list[str | None] = []
+
+
+class Answer(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        wanted = self.headers["Range"]
+        self.server.asked.append(wanted)
+        first = (
+            int(wanted.removeprefix("bytes=").removesuffix("-"))
+            if self.server.knows_ranges
+            else 0
+        )
+        body = self.server.content[first:]
+        if self.server.knows_ranges and first >= len(self.server.content):
+            self.send_error(416)
+            return
+        self.send_response(206 if self.server.knows_ranges else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: self.server.breaks_at])
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(
+    archive: bytes, official: None, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Server]:
+    with Server() as server:
+        server.content = archive
+        monkeypatch.setattr(
+            cifar10,
+            "URL",
+            f"http://127.0.0.1:{server.server_port}/cifar-10-binary.tar.gz",
+        )
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_the_archive_is_verified_and_read(
+    archive: bytes, official: None, tmp_path: Path
+) -> None:
+    (tmp_path / "cifar-10-binary.tar.gz").write_bytes(archive)
+    train = load_cifar10(tmp_path)
+    assert train.pictures.shape == (50_000, 3, 32, 32)
+    assert train.pictures.dtype == torch.uint8
+    assert train.labels.shape == (50_000,)
+    assert train.pictures[10_003, :, 31, 0].tolist() == [3, 6, 9]
+    assert int(train.labels[10_003]) == 3
+    assert "verified" in train.source
+    test = load_cifar10(tmp_path, train=False)
+    assert test.pictures.shape == (10_000, 3, 32, 32)
+    assert [p.name for p in tmp_path.iterdir()] == [
+        "cifar-10-binary.tar.gz"
+    ]  # nothing was unpacked
+
+
+@pytest.mark.parametrize("kind", ["cut off", "altered", "empty"])
+def test_an_archive_that_is_not_the_official_one_is_never_opened(
+    kind: str,
+    archive: bytes,
+    official: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    altered = bytearray(archive)
+    altered[len(altered) // 2] ^= 1
+    content = {"cut off": archive[:-100], "altered": bytes(altered), "empty": b""}[kind]
+    (tmp_path / "cifar-10-binary.tar.gz").write_bytes(content)
+    monkeypatch.setattr(tarfile, "open", lambda *_: pytest.fail("it was opened"))
+    with pytest.raises(ValueError, match="expected the official archive with SHA-256"):
+        load_cifar10(tmp_path)
+
+
+def test_a_folder_s_files_are_read_and_said_to_be_unverified(
+    files: dict[str, bytes], tmp_path: Path
+) -> None:
+    (tmp_path / FOLDER).mkdir()
+    for name, content in files.items():
+        (tmp_path / FOLDER / name).write_bytes(content)
+    data = load_cifar10(tmp_path, download=False)
+    assert data.pictures[7, :, 0, 0].tolist() == [7, 14, 21]
+    assert "unverified" in data.source
+    (tmp_path / FOLDER / "test_batch.bin").write_bytes(files["test_batch.bin"][:-1])
+    with pytest.raises(
+        ValueError, match=r"30,730,000 bytes in test_batch\.bin, got 30,729,999"
+    ):
+        load_cifar10(tmp_path, train=False)
+    wrong = bytearray(files["test_batch.bin"])
+    wrong[RECORD * 5] = 77
+    (tmp_path / FOLDER / "test_batch.bin").write_bytes(wrong)
+    with pytest.raises(
+        ValueError, match=r"labels 0 \.\.\. 9 in test_batch\.bin, got 77"
+    ):
+        load_cifar10(tmp_path, train=False)
+    (tmp_path / FOLDER / "data_batch_3.bin").unlink()
+    with pytest.raises(ValueError, match=r"got none of the name data_batch_3\.bin"):
+        load_cifar10(tmp_path)
+
+
+def test_nothing_there_and_no_download(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="got neither; download=True"):
+        load_cifar10(tmp_path, download=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_download_in_one_go(server: Server, tmp_path: Path) -> None:
+    assert len(load_cifar10(tmp_path / "new", train=False).pictures) == 10_000
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["cifar-10-binary.tar.gz"]
+    load_cifar10(tmp_path / "new", train=False)
+    assert len(server.asked) == 1  # the second time it was there
+
+
+@pytest.mark.parametrize("knows_ranges", [True, False])
+def test_a_download_that_breaks_off_goes_on(
+    knows_ranges: bool, server: Server, archive: bytes, tmp_path: Path
+) -> None:
+    server.breaks_at = 1000
+    with pytest.raises(ConnectionError, match="call again to go on"):
+        load_cifar10(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["cifar-10-binary.tar.gz.part"]
+    assert (tmp_path / "cifar-10-binary.tar.gz.part").read_bytes() == archive[:1000]
+    server.breaks_at, server.knows_ranges = None, knows_ranges
+    assert len(load_cifar10(tmp_path, train=False).pictures) == 10_000
+    assert server.asked == ["bytes=0-", "bytes=1000-"]
+    assert [p.name for p in tmp_path.iterdir()] == ["cifar-10-binary.tar.gz"]
+
+
+def test_a_part_that_is_already_whole_is_used(
+    server: Server, archive: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / "cifar-10-binary.tar.gz.part").write_bytes(archive)
+    assert len(load_cifar10(tmp_path, train=False).pictures) == 10_000
+
+
+def test_a_download_of_something_else_leaves_nothing(
+    server: Server, tmp_path: Path
+) -> None:
+    server.content = b"<html>not here</html>"
+    with pytest.raises(ValueError, match="expected the official archive"):
+        load_cifar10(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_network(
+    official: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        cifar10, "URL", "http://127.0.0.1:9/cifar-10-binary.tar.gz"
+    )  # nobody listens there
+    with pytest.raises(ConnectionError, match="by hand"):
+        load_cifar10(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_digits_are_those_of_scikit_learn() -> None:
+    train, test = load_digits(), load_digits(train=False)
+    assert train.pictures.shape == (1347, 1, 8, 8)
+    assert test.pictures.shape == (450, 1, 8, 8)
+    assert train.pictures.min() == -1
+    assert train.pictures.max() == 1
+    assert len(train.pictures.unique()) == 17
+    both = train.labels.bincount() + test.labels.bincount()
+    assert both.tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+    assert all(torch.equal(a.labels.unique(), torch.arange(10)) for a in (train, test))
+    # Every digit of scikit-learn is in one part or the other, as often as it is there.
+    from sklearn.datasets import load_digits as all_digits
+
+    images = torch.cat([train.pictures, test.pictures]).flatten(1) * 8 + 8
+    expected = torch.tensor(all_digits().data, dtype=torch.float32)
+    assert sorted(map(tuple, images.tolist())) == sorted(map(tuple, expected.tolist()))
+
+
+def test_the_paper_s_configuration() -> None:
+    config = cifar10_config()
+    with torch.device("meta"):
+        network = config.network(3)
+    assert sum(w.numel() for w in network.parameters()) == 35_746_307
+    assert (config.batch_size, config.learning_rate, config.warmup) == (128, 2e-4, 5000)
+    assert (config.steps, config.ema_decay, config.flip, config.clip_length) == (
+        800_000,
+        0.9999,
+        True,
+        1.0,
+    )
+    schedule = config.noise_schedule()
+    assert float(schedule.alpha_bar[-1]) == pytest.approx(
+        4.0358297653756754e-05, rel=1e-10
+    )
+    assert len(CLASSES) == 10
+
+
+def test_the_digits_configuration_is_the_book_s_digits_network() -> None:
+    from ddpm_nb.unet import UNet
+
+    ours = digits_config().network(1).state_dict()
+    theirs = UNet.digits().state_dict()
+    assert {name: w.shape for name, w in ours.items()} == {
+        name: w.shape for name, w in theirs.items()
+    }
+    assert digits_config().noise_schedule().T == 500

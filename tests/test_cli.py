@@ -1,0 +1,202 @@
+"""The command line, as a user runs it."""
+
+import json
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from ddpm_nb import _cli
+from ddpm_nb.training import TrainConfig, load_network
+
+SMALL = [
+    "--channels=8", "--multipliers=1,2", "--blocks=1", "--attention=no,yes", "--groups=4", "--T=10", "--batch-size=4",
+    "--no-flip", "--save-every=2", "--log-every=1",
+]  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "mine").mkdir()
+    for shade in range(6):
+        Image.new("RGB", (12, 10), (40 * shade, 0, 0)).save(
+            tmp_path / "mine" / f"{shade}.png"
+        )
+    return tmp_path
+
+
+def train(folder: Path, *more: str) -> int:
+    given = [
+        "train",
+        "--data",
+        str(folder / "mine"),
+        "--out",
+        str(folder / "run"),
+        "--size",
+        "8",
+    ]
+    return _cli.main([*given, *SMALL, *more])
+
+
+def test_train_and_go_on(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(folder, "--steps", "2", "--sample-every", "2", "--samples", "2") == 0
+    assert "2 steps done" in capsys.readouterr().out
+    assert train(folder, "--steps", "4") == 0
+    assert "4 steps done" in capsys.readouterr().out
+    log = [
+        json.loads(line)["step"]
+        for line in (folder / "run" / "log.jsonl").read_text().splitlines()
+    ]
+    assert log == [1, 2, 3, 4]
+    network, schedule, about = load_network(folder / "run" / "network.safetensors")
+    assert network.picture_channels == 3
+    assert schedule.T == 10
+    assert about == {"pictures": "6 pictures of a folder, 8 x 8", "steps": "4"}
+    config = TrainConfig.from_json((folder / "run" / "config.json").read_text())
+    assert config.attention == (False, True)
+    assert config.flip is False
+    assert config.learning_rate == 2e-4  # what was not typed is the paper's
+
+
+def test_errors_are_one_line_and_status_2(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "mine" / "9.png").write_bytes(b"nonsense")
+    assert train(folder, "--steps", "1") == 2
+    error = capsys.readouterr().err
+    assert "9.png, which is broken" in error
+    assert error.count("\n") == 1
+    assert not (folder / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--attention", "maybe,no"],
+        ["--multipliers", "1,x"],
+        ["--clip", "both"],
+        ["--steps", "many"],
+    ],
+)
+def test_flags_that_cannot_be_read_are_refused(
+    arguments: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        train(folder, *arguments)
+    assert arguments[0] in capsys.readouterr().err
+
+
+def test_help_names_every_field_with_its_default(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        _cli.main(["train", "--help"])
+    assert end.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for field in fields(TrainConfig):
+        assert "--" + field.name.replace("_", "-") in text
+        assert f"(default: {_cli.shown(field.default)})" in text
+    assert "accelerate launch -m ddpm_nb train" in text
+
+
+def test_it_starts_as_a_module_and_says_its_version() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ddpm_nb", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("ddpm-nb 0.")
+
+
+def test_sample_from_a_run_and_from_diffusers(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(folder, "--steps", "1") == 0
+    run, out = str(folder / "run"), folder / "sheet.png"
+    common = [
+        "sample",
+        "--network",
+        run,
+        "--out",
+        str(out),
+        "--count",
+        "3",
+        "--size",
+        "8",
+    ]
+    seen = set()
+    for more in (
+        [],
+        ["--steps", "3"],
+        ["--method", "ddim", "--steps", "3"],
+        ["--seed", "1"],
+    ):
+        assert _cli.main([*common, *more]) == 0
+        with Image.open(out) as sheet:
+            assert sheet.size == (16, 16)
+        seen.add(out.read_bytes())
+    assert len(seen) == 4
+    how = json.loads(out.with_suffix(".json").read_text())
+    assert (how["seed"], how["steps"], how["count"]) == (1, 10, 3)
+    assert "6 pictures of a folder" in how["about"]
+    unet, _, _ = load_network(folder / "run" / "network.safetensors")
+    unet.save_diffusers(folder / "theirs", size=8)
+    theirs = [
+        "sample",
+        "--network",
+        str(folder / "theirs"),
+        "--diffusers",
+        "--out",
+        str(out),
+        "--steps",
+        "2",
+    ]
+    assert _cli.main([*theirs, "--count", "1", "--size", "8"]) == 0
+    assert _cli.main([*common, "--steps", "11"]) == 2
+    assert "steps" in capsys.readouterr().err
+
+
+def test_evaluate_prints_and_writes_the_bound(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = [
+        "train",
+        "--data",
+        "digits",
+        "--out",
+        str(tmp_path / "run"),
+        *SMALL,
+        "--steps",
+        "2",
+    ]
+    assert _cli.main(run) == 0
+    judge = [
+        "evaluate",
+        "--network",
+        str(tmp_path / "run"),
+        "--data",
+        "digits",
+        "--count",
+        "5",
+        "--times",
+        "3",
+    ]
+    assert _cli.main([*judge, "--out", str(tmp_path / "bits.json")]) == 0
+    result = json.loads((tmp_path / "bits.json").read_text())
+    low, high = result["interval_95"]
+    assert low < result["bits_per_dim"] < high
+    parts = result["prior"] + result["steps"] + result["decoder"]
+    assert parts == pytest.approx(result["bits_per_dim"], rel=1e-6)
+    assert result["pictures"] == "5 of scikit-learn's digits, test set"
+    assert f"{result['bits_per_dim']:.5f}" in capsys.readouterr().out
+    assert _cli.main([*judge[:-4], "--count", "9999"]) == 2
+    assert "expected 2 ... 450, got 9999" in capsys.readouterr().err
+    assert (
+        _cli.main(["evaluate", "--network", str(tmp_path / "no"), "--data", "digits"])
+        == 2
+    )
+    assert "no such file" in capsys.readouterr().err

@@ -1,0 +1,907 @@
+"""Training: each part of the recipe, precision, several processes, checkpoints under kill, folders of pictures."""
+
+import json
+import math
+import os
+import resource
+import signal
+import subprocess
+import sys
+import zipfile
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import killed_runs
+import numpy as np
+import pytest
+import sympy
+import torch
+import two_processes
+from PIL import Image
+from torch import Tensor, nn
+
+from ddpm_nb.training import (
+    EMA,
+    TrainConfig,
+    Trainer,
+    as_floats,
+    clip_gradients,
+    fit,
+    learning_rate,
+    load_checkpoint,
+    load_folder,
+    load_network,
+    save_checkpoint,
+    save_network,
+    save_sheet,
+    write_whole,
+)
+
+HERE = Path(__file__).parent
+
+
+def config(**choice: Any) -> TrainConfig:
+    """A run that takes milliseconds."""
+    small = {
+        "channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": (False, True), "groups": 4, "dropout": 0.0,
+        "T": 10, "batch_size": 8, "warmup": 0, "save_every": 5, "log_every": 5,
+    }  # fmt: skip
+    return TrainConfig(**{**small, **choice})
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (20, 1, 8, 8), generator=generator).byte()
+
+
+def gradient(trainer: Trainer) -> Tensor:
+    return torch.cat([w.grad.flatten() for w in trainer.model.parameters()])
+
+
+def weights(module: nn.Module) -> Tensor:
+    return torch.cat([w.detach().flatten() for w in module.parameters()])
+
+
+# The average of the weights
+
+
+def averaged(values: list[float], decay: float) -> float:
+    model = nn.Linear(1, 1, bias=False).double()
+    ema = EMA(model, decay)
+    for value in values:
+        model.weight.data.fill_(value)
+        ema.update(model)
+    return float(ema.model.weight)
+
+
+@pytest.mark.equation("eq-ema-weights")
+@pytest.mark.parametrize("decay", [0.0, 0.3, 0.99])
+def test_average_is_the_weighted_sum(decay: float) -> None:
+    """Each value's weight is read off by averaging a sequence that is 1 there and 0 elsewhere."""
+    k = 7
+    got = [averaged([float(i == j) for i in range(k)], decay) for j in range(k)]
+    expected = [decay ** (k - 1)] + [
+        (1 - decay) * decay**i for i in range(k - 2, -1, -1)
+    ]
+    assert got == pytest.approx(expected, abs=1e-14)
+    assert sum(got) == pytest.approx(1, abs=1e-14)
+
+
+@pytest.mark.equation("def-ema")
+def test_average_starts_as_a_copy_and_keeps_what_does_not_change() -> None:
+    assert averaged([3.25], 0.9999) == 3.25
+    assert averaged([3.25] * 50, 0.9) == pytest.approx(3.25, abs=1e-14)
+    # Half-way between: the average of two values with decay 1/2.
+    assert averaged([1.0, 2.0], 0.5) == 1.5
+
+
+@pytest.mark.equation("eq-ema-variance")
+def test_variance_of_the_average() -> None:
+    d, i = sympy.symbols("d i", positive=True)
+    series = sympy.summation(((1 - d) * d**i) ** 2, (i, 0, sympy.oo))
+    value = series.subs(d, sympy.Rational(4, 5)).doit()
+    assert value == sympy.Rational(1, 9)  # (1 - 4/5) / (1 + 4/5)
+    # And by experiment: 40,000 independent weights, 60 updates, decay 0.8. The ratio's standard error is
+    # sqrt(2 / 40000) = 0.7 %.
+    model = nn.Linear(40_000, 1, bias=False)
+    ema = EMA(model, 0.8)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(60):
+        model.weight.data.normal_(generator=generator)
+        ema.update(model)
+    assert float(ema.model.weight.var()) * 9 == pytest.approx(1, abs=4 * 0.007)
+
+
+def test_buffers_are_copied_and_never_averaged() -> None:
+    model = nn.BatchNorm1d(1)
+    ema = EMA(model, 0.5)
+    for value in (0.0, 10.0):
+        model.running_mean.fill_(value)
+        model.num_batches_tracked.fill_(int(value))
+        model.weight.data.fill_(value)
+        ema.update(model)
+    assert float(ema.model.running_mean) == 10
+    assert int(ema.model.num_batches_tracked) == 10
+    assert float(ema.model.weight) == 5
+
+
+def test_average_leaves_the_model_alone() -> None:
+    model = nn.Linear(2, 2)
+    before = weights(model).clone()
+    ema = EMA(model, 0.5)
+    model.weight.data += 1
+    assert torch.equal(weights(ema.model), before)
+    ema.update(model)
+    assert model.training
+    assert not ema.model.training
+    assert not any(w.requires_grad for w in ema.model.parameters())
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0, float("nan")])
+def test_average_refuses_other_decays(decay: float) -> None:
+    with pytest.raises(ValueError, match="decay: expected"):
+        EMA(nn.Linear(1, 1), decay)
+
+
+# Warm-up and clipping
+
+
+@pytest.mark.equation("def-warmup")
+def test_learning_rate_grows_evenly_from_zero_and_stays() -> None:
+    rates = np.array([learning_rate(k, 0.3, 50) for k in range(200)])
+    assert rates[0] == 0
+    assert rates[25] == pytest.approx(0.15)
+    assert np.diff(rates[:51]) == pytest.approx(0.3 / 50)
+    assert (rates[50:] == 0.3).all()
+    assert learning_rate(0, 0.3, 0) == 0.3
+
+
+def with_gradient(*parts: Tensor) -> list[nn.Parameter]:
+    parameters = [nn.Parameter(torch.zeros_like(part)) for part in parts]
+    for parameter, part in zip(parameters, parts, strict=True):
+        parameter.grad = part.clone()
+    return parameters
+
+
+@pytest.mark.equation("def-clip")
+@pytest.mark.parametrize("scale", [0.01, 1.0, 300.0])
+def test_clipping_bounds_the_length_and_keeps_the_direction(scale: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    parts = [
+        scale * torch.randn(shape, generator=generator, dtype=torch.float64)
+        for shape in ((3, 4), (5,))
+    ]
+    together = torch.cat([part.flatten() for part in parts])
+    parameters = with_gradient(*parts)
+    length = clip_gradients(parameters, 2.0)
+    after = torch.cat([p.grad.flatten() for p in parameters])
+    assert float(length) == pytest.approx(float(together.norm()), rel=1e-12)
+    assert float(after.norm()) == pytest.approx(
+        min(2.0, float(together.norm())), rel=1e-12
+    )
+    assert float(torch.cosine_similarity(after, together, dim=0)) == pytest.approx(
+        1, abs=1e-12
+    )
+    # torch's own: it adds 1e-6 to the length.
+    theirs = with_gradient(*parts)
+    torch.nn.utils.clip_grad_norm_(theirs, 2.0)
+    for a, b in zip(parameters, theirs, strict=True):
+        assert torch.allclose(a.grad, b.grad, rtol=1e-5, atol=0)
+
+
+@pytest.mark.equation("def-clip")
+def test_clipping_leaves_a_gradient_of_zero_and_weights_without_one() -> None:
+    (zero,) = with_gradient(torch.zeros(3))
+    lonely = nn.Parameter(torch.ones(2))
+    assert clip_gradients([zero, lonely], 1.0) == 0
+    assert torch.equal(zero.grad, torch.zeros(3))
+    assert lonely.grad is None
+
+
+# One update
+
+
+def test_first_update_moves_nothing_with_warm_up(pictures: Tensor) -> None:
+    trainer = Trainer(config(warmup=10), pictures)
+    before = weights(trainer.model).clone()
+    assert trainer.step().learning_rate == 0
+    assert torch.equal(weights(trainer.model), before)
+    assert trainer.step().learning_rate == pytest.approx(2e-5)
+    assert not torch.equal(weights(trainer.model), before)
+
+
+def test_update_is_algorithm_1_with_adam_and_average(pictures: Tensor) -> None:
+    """Five updates beside a plain loop in float64: own gradient, own Adam, own average."""
+    choice = config(warmup=3, learning_rate=1e-2, ema_decay=0.7, clip_length=0.05)
+    trainer, spy = Trainer(choice, pictures), Trainer(choice, pictures)
+    model = spy.model.double()
+    mine = list(model.parameters())
+    m, v = ([torch.zeros_like(w) for w in mine] for _ in range(2))
+    average = [w.detach().clone() for w in mine]
+    alpha_bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 10))
+    for k in range(5):
+        x_0, t, noise = spy._draw()
+        a = torch.tensor(alpha_bar)[t - 1].reshape(-1, 1, 1, 1)
+        x_t = a.sqrt() * x_0.double() + (1 - a).sqrt() * noise.double()
+        loss = ((noise - model(x_t, t)) ** 2).mean()
+        grads = torch.autograd.grad(loss, mine)
+        length = math.sqrt(sum(float((g**2).sum()) for g in grads))
+        assert length > 0.05  # so that clipping acts
+        update = trainer.step()
+        assert float(update.loss) == pytest.approx(loss.item(), rel=1e-5)
+        assert float(update.gradient_length) == pytest.approx(length, rel=1e-4)
+        rate = 1e-2 * min(k / 3, 1)
+        for i, (w, g) in enumerate(zip(mine, grads, strict=True)):
+            g = g * 0.05 / length
+            m[i] = 0.9 * m[i] + 0.1 * g
+            v[i] = 0.999 * v[i] + 0.001 * g**2
+            step = (m[i] / (1 - 0.9 ** (k + 1))) / (
+                (v[i] / (1 - 0.999 ** (k + 1))).sqrt() + 1e-8
+            )
+            w.data -= rate * step
+            average[i] = (
+                w.detach().clone() if k == 0 else 0.7 * average[i] + 0.3 * w.detach()
+            )
+    # Adam divides by a gradient's size: where a gradient is nothing but rounding, so is its step.
+    assert float((weights(trainer.model) - weights(model)).abs().median()) < 1e-6
+    flat = torch.cat([part.flatten() for part in average])
+    assert float((weights(trainer.ema.model) - flat).abs().median()) < 1e-6
+    assert (
+        float((flat - weights(model)).abs().median()) > 1e-4
+    )  # the two are not the same
+
+
+@pytest.mark.parametrize(("flip", "expected"), [(True, 0.5), (False, 0.0)])
+def test_pictures_are_mirrored_half_of_the_time(flip: bool, expected: float) -> None:
+    ramp = torch.arange(64, dtype=torch.uint8).reshape(1, 1, 8, 8).repeat(20, 1, 1, 1)
+    trainer = Trainer(config(flip=flip), ramp)
+    drawn = torch.cat([trainer._draw()[0] for _ in range(100)])
+    plain = as_floats(ramp[0])
+    mirrored = (drawn == plain.flip(-1)).flatten(1).all(1)
+    assert ((drawn == plain).flatten(1).all(1) ^ mirrored).all()  # one or the other
+    # 800 draws: four standard errors are 0.07
+    assert float(mirrored.float().mean()) == pytest.approx(
+        expected, abs=0.07 if flip else 0
+    )
+
+
+def test_every_picture_is_drawn_once_before_any_comes_again() -> None:
+    shades = (
+        torch.arange(24, dtype=torch.uint8).reshape(24, 1, 1, 1).expand(-1, 1, 8, 8)
+    )
+    trainer = Trainer(config(), shades)
+    rounds = [[trainer._draw()[0] for _ in range(3)] for _ in range(2)]
+    orders = [torch.cat(batches)[:, 0, 0, 0] for batches in rounds]
+    for order in orders:
+        assert torch.equal(order.sort().values, as_floats(shades)[:, 0, 0, 0])
+    assert not torch.equal(*orders)
+
+
+def test_times_and_noise_have_their_distributions(pictures: Tensor) -> None:
+    trainer = Trainer(config(), pictures)
+    drawn = [trainer._draw() for _ in range(250)]
+    t = torch.cat([part[1] for part in drawn])  # 2,000 times in 1 ... 10
+    counts = torch.bincount(t, minlength=11)[1:].double()
+    assert (
+        float(((counts - 200) ** 2 / 200).sum()) < 27.9
+    )  # chi-square, 9 degrees of freedom, p = 0.001
+    noise = torch.cat([part[2].flatten() for part in drawn])  # 128,000 numbers
+    assert abs(float(noise.mean())) < 4 / 128_000**0.5
+    assert float(noise.var()) == pytest.approx(1, abs=4 * (2 / 128_000) ** 0.5)
+
+
+def test_bytes_become_the_range_from_minus_one_to_one() -> None:
+    levels = as_floats(torch.tensor([0, 255], dtype=torch.uint8))
+    assert levels.tolist() == [-1.0, 1.0]
+    assert torch.equal(as_floats(torch.tensor([0.25])), torch.tensor([0.25]))
+
+
+def test_pieces_add_up_to_the_whole_batch(pictures: Tensor) -> None:
+    whole, parts = (Trainer(config(pieces=p), pictures) for p in (1, 4))
+    losses = [float(trainer.step().loss) for trainer in (whole, parts)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert torch.allclose(gradient(whole), gradient(parts), atol=1e-6)
+
+
+@pytest.mark.parametrize("clip", ["mean", "each", "none"])
+def test_the_three_ways_to_clip(clip: str, pictures: Tensor) -> None:
+    """Against a plain loop: a gradient for each of four pieces, clipped or not, before or after the mean."""
+    choice = config(clip=clip, clip_length=0.2, pieces=4)
+    trainer, spy = Trainer(choice, pictures), Trainer(choice, pictures)
+    pieces = []
+    for x_0, t, noise in zip(*(part.chunk(4) for part in spy._draw()), strict=True):
+        a = spy.noise_schedule.alpha_bar[t].reshape(-1, 1, 1, 1)
+        x_t = (a.sqrt() * x_0 + (1 - a).sqrt() * noise).float()
+        loss = ((noise - spy.model(x_t, t)) ** 2).mean()
+        grads = torch.autograd.grad(loss, list(spy.model.parameters()))
+        pieces.append(torch.cat([g.flatten() for g in grads]))
+
+    def clipped(g: Tensor) -> Tensor:
+        return g * min(1.0, 0.2 / float(g.norm()))
+
+    mean = torch.stack(pieces).mean(0)
+    assert all(piece.norm() > 0.2 for piece in pieces)
+    assert mean.norm() > 0.2
+    expected = {
+        "none": mean,
+        "mean": clipped(mean),
+        "each": torch.stack([clipped(piece) for piece in pieces]).mean(0),
+    }
+    trainer.step()
+    assert torch.allclose(gradient(trainer), expected[clip], atol=1e-6)
+    others = [value for name, value in expected.items() if name != clip]
+    assert all(
+        not torch.allclose(gradient(trainer), other, atol=1e-3) for other in others
+    )
+
+
+def test_layout_in_memory_changes_nothing(pictures: Tensor) -> None:
+    losses = []
+    for channels_last in (True, False):
+        trainer = Trainer(config(channels_last=channels_last), pictures)
+        losses.append([float(trainer.step().loss) for _ in range(3)])
+        is_last = trainer.model.stem.weight.is_contiguous(
+            memory_format=torch.channels_last
+        )
+        assert is_last or not channels_last
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_compiling_is_asked_for_and_does_not_rename_weights(
+    pictures: Tensor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Compiled(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+            self.calls = 0
+
+        def forward(self, *arguments: Tensor) -> Tensor:
+            self.calls += 1
+            return self.inner(*arguments)
+
+    monkeypatch.setattr(torch, "compile", Compiled)
+    trainer = Trainer(config(compile=True), pictures)
+    trainer.step()
+    assert trainer._network.calls == 1
+    save_checkpoint(tmp_path / "a.pt", trainer)
+    load_checkpoint(tmp_path / "a.pt", Trainer(config(), pictures))
+
+
+# Precision
+
+
+@pytest.fixture(scope="module")
+def trained(pictures: Tensor) -> Trainer:
+    trainer = Trainer(config(learning_rate=1e-2), pictures)
+    for _ in range(60):
+        trainer.step()
+    return trainer
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_short_numbers_give_the_loss_of_long_ones(
+    precision: str, trained: Trainer, pictures: Tensor
+) -> None:
+    losses = {}
+    for choice in ("float32", precision):
+        trainer = Trainer(config(precision=choice), pictures)
+        trainer.model.load_state_dict(trained.model.state_dict())
+        losses[choice] = float(
+            torch.stack([trainer.step().loss for _ in range(10)]).mean()
+        )
+        assert all(w.dtype == torch.float32 for w in trainer.model.parameters())
+        state = trainer.optimizer.state_dict()["state"][0]
+        assert state["exp_avg"].dtype == torch.float32
+    assert losses[precision] == pytest.approx(losses["float32"], rel=0.02)
+    assert losses[precision] != losses["float32"]  # the short format was used
+
+
+def test_fp16_skips_a_step_that_overflows_and_scales_down(pictures: Tensor) -> None:
+    trainer = Trainer(config(precision="fp16"), pictures)
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**30)
+    before = weights(trainer.model).clone()
+    assert not trainer.step().gradient_length.isfinite()
+    assert torch.equal(weights(trainer.model), before)
+    assert trainer.scaler.get_scale() == 2.0**29
+    for _ in range(25):
+        trainer.step()
+    assert not torch.equal(weights(trainer.model), before)
+    assert weights(trainer.model).isfinite().all()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_a_whole_step_of_the_cifar10_network(precision: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    colour = torch.randint(0, 256, (2, 3, 32, 32), generator=generator).byte()
+    trainer = Trainer(TrainConfig(batch_size=2, precision=precision, warmup=0), colour)
+    update = trainer.step()
+    assert sum(w.numel() for w in trainer.model.parameters()) == 35_746_307
+    assert float(update.loss) == pytest.approx(
+        1, abs=0.1
+    )  # it begins by answering "no noise"
+    assert weights(trainer.model).isfinite().all()
+
+
+# Checkpoints
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal to the last bit, all the way down."""
+    if isinstance(a, Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
+def losses(folder: Path) -> list[float]:
+    return [line["loss"] for line in log(folder)]
+
+
+def log(folder: Path) -> list[dict[str, Any]]:
+    return [
+        json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()
+    ]
+
+
+@pytest.mark.parametrize("precision", ["float32", "fp16"])
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    precision: str, pictures: Tensor, tmp_path: Path
+) -> None:
+    choice = config(precision=precision, dropout=0.3, warmup=8, ema_decay=0.8)
+    straight = fit(replace(choice, steps=20), pictures, tmp_path / "a", progress=False)
+    expected = straight.state_dict()
+    fit(replace(choice, steps=10), pictures, tmp_path / "b", progress=False)
+    torch.rand(7)  # another process would have other random numbers
+    resumed = fit(replace(choice, steps=20), pictures, tmp_path / "b", progress=False)
+    assert same(resumed.state_dict(), expected)
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+    assert not same(Trainer(choice, pictures).state_dict(), expected)
+
+
+def test_twenty_kills_lose_at_most_one_interval_and_change_nothing(
+    tmp_path: Path,
+) -> None:
+    command = [
+        sys.executable,
+        str(HERE / "killed_runs.py"),
+        str(tmp_path / "killed"),
+        "20",
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)}
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    kills = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(kills) == 20
+    for kill in kills:
+        assert kill["killed"]
+        assert kill["reached"] - kill["saved"] <= killed_runs.CONFIG["save_every"]
+    assert kills[-1]["saved"] >= 10
+    assert any(kill["writing"] for kill in kills), "no kill met a run that was writing"
+    # In processes of the same kind, run on to a common end: equal to a run that nobody killed.
+    end = kills[-1]["reached"] + 4
+    for name in ("killed", "whole"):
+        code = f"import killed_runs, pathlib; killed_runs.run(pathlib.Path({str(tmp_path / name)!r}), {end})"
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=HERE, env=environment, check=True
+        )
+    states = [
+        torch.load(tmp_path / name / "checkpoint.pt")["state"]
+        for name in ("killed", "whole")
+    ]
+    assert states[0]["steps"] == end
+    assert same(*states)
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    assert not list((tmp_path / "killed").glob("*.part"))
+
+
+def test_samples_on_the_way_change_nothing(pictures: Tensor, tmp_path: Path) -> None:
+    choice = config(steps=6, dropout=0.3)
+    plain = fit(choice, pictures, tmp_path / "a", progress=False).state_dict()
+    looked = fit(
+        replace(choice, sample_every=2, samples=5, tensorboard=True),
+        pictures,
+        tmp_path / "b",
+        progress=False,
+    )
+    assert same(looked.state_dict(), plain)
+    sheets = sorted((tmp_path / "b" / "samples").iterdir())
+    assert [sheet.name for sheet in sheets] == [
+        "00000002.png",
+        "00000004.png",
+        "00000006.png",
+    ]
+    with Image.open(sheets[0]) as sheet:
+        assert sheet.size == (24, 16)  # five pictures of 8 x 8: two rows of three
+    assert list((tmp_path / "b" / "tensorboard").iterdir())
+    assert torch.equal(looked.sample(5), looked.sample(5))
+
+
+def test_everything_is_written_beside_the_result(
+    pictures: Tensor, tmp_path: Path
+) -> None:
+    choice = config(steps=7, multipliers=(1, 1))
+    trainer = fit(
+        choice, pictures, tmp_path / "run", notes={"pictures": "noise"}, progress=False
+    )
+    assert (
+        TrainConfig.from_json((tmp_path / "run" / "config.json").read_text()) == choice
+    )
+    lines = log(tmp_path / "run")
+    assert [line["step"] for line in lines] == [5, 7]
+    assert lines[-1].keys() == {
+        "step",
+        "loss",
+        "learning_rate",
+        "gradient_length",
+        "minutes",
+    }
+    network, schedule, about = load_network(tmp_path / "run" / "network.safetensors")
+    assert torch.equal(weights(network), weights(trainer.ema.model))
+    assert not network.training
+    assert torch.equal(schedule.beta, trainer.noise_schedule.beta)
+    assert about == {"pictures": "noise", "steps": "7"}
+
+
+def test_minutes_end_a_session_and_the_next_goes_on(
+    pictures: Tensor, tmp_path: Path
+) -> None:
+    choice = config(steps=10_000, save_every=10_000)
+    first = fit(
+        replace(choice, minutes=0.005), pictures, tmp_path / "run", progress=False
+    )
+    assert 0 < first.steps < 10_000
+    second = fit(
+        replace(choice, steps=first.steps + 3),
+        pictures,
+        tmp_path / "run",
+        progress=False,
+    )
+    assert second.steps == first.steps + 3
+
+
+@pytest.fixture
+def saved(pictures: Tensor, tmp_path: Path) -> Path:
+    trainer = Trainer(config(), pictures)
+    trainer.step()
+    save_checkpoint(tmp_path / "good.pt", trainer)
+    return tmp_path / "good.pt"
+
+
+def damaged(kind: str, good: Path) -> None:
+    content = bytearray(good.read_bytes())
+    if kind == "cut in half":
+        content = content[: len(content) // 2]
+    elif kind == "zeros":
+        content = bytearray(len(content))
+    elif kind == "zeros inside":
+        content[len(content) // 2 : len(content) // 2 + 64] = bytes(64)
+    elif kind == "empty":
+        content = bytearray()
+    good.write_bytes(content)
+
+
+@pytest.mark.parametrize("kind", ["cut in half", "zeros", "zeros inside", "empty"])
+def test_a_damaged_checkpoint_is_noticed_before_anything_changes(
+    kind: str, saved: Path, pictures: Tensor
+) -> None:
+    damaged(kind, saved)
+    trainer = Trainer(config(), pictures)
+    before = trainer.state_dict()
+    before = {**before, "model": {k: v.clone() for k, v in before["model"].items()}}
+    with pytest.raises(ValueError, match=r"good\.pt: .*(damaged|cut off)"):
+        load_checkpoint(saved, trainer)
+    assert same(trainer.state_dict(), before)
+
+
+def test_other_files_are_no_checkpoints(saved: Path, pictures: Tensor) -> None:
+    trainer = Trainer(config(), pictures)
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        load_checkpoint(saved.with_name("none.pt"), trainer)
+    with zipfile.ZipFile(saved.with_name("other.zip"), "w") as other:
+        other.writestr("hello.txt", "hello")
+    with pytest.raises(ValueError, match="something else"):
+        load_checkpoint(saved.with_name("other.zip"), trainer)
+
+    class Attack:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (os.system, ("touch " + str(saved.with_name("attacked")),))
+
+    torch.save({"format": 1, "state": Attack()}, saved.with_name("attack.pt"))
+    with pytest.raises(ValueError, match="something else"):
+        load_checkpoint(saved.with_name("attack.pt"), trainer)
+    assert not saved.with_name("attacked").exists()
+
+
+def test_a_checkpoint_of_another_version_is_refused(
+    saved: Path, pictures: Tensor
+) -> None:
+    content = torch.load(saved)
+    torch.save({**content, "format": 0}, saved)
+    with pytest.raises(ValueError, match="expected a checkpoint of format 1, got 0"):
+        load_checkpoint(saved, Trainer(config(), pictures))
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"T": 20},
+        {"channels": 16},
+        {"seed": 3},
+        {"learning_rate": 1.0},
+        {"flip": False},
+        {"schedule": "cosine"},
+    ],
+)
+def test_a_checkpoint_of_another_configuration_is_refused(
+    choice: dict[str, Any], saved: Path, pictures: Tensor
+) -> None:
+    ((name, value),) = choice.items()
+    with pytest.raises(
+        ValueError, match=rf"{name}: expected .*good\.pt was trained, got {value!r}"
+    ):
+        load_checkpoint(saved, Trainer(config(**choice), pictures))
+
+
+def test_a_run_may_go_on_with_another_budget_and_machine(
+    saved: Path, pictures: Tensor
+) -> None:
+    other = config(
+        steps=7, minutes=3.0, precision="bf16", channels_last=False, samples=2, pieces=2
+    )
+    trainer = Trainer(other, pictures)
+    load_checkpoint(saved, trainer)
+    assert trainer.steps == 1
+
+
+def test_other_pictures_are_refused(saved: Path, pictures: Tensor) -> None:
+    with pytest.raises(ValueError, match="pictures: expected those with which"):
+        load_checkpoint(saved, Trainer(config(), pictures.flip(0)))
+
+
+def test_weights_that_are_not_finite_are_never_saved(
+    saved: Path, pictures: Tensor
+) -> None:
+    good = saved.read_bytes()
+    trainer = Trainer(config(), pictures)
+    trainer.model.head.bias.data[0] = float("nan")
+    with pytest.raises(FloatingPointError, match=r"head\.bias"):
+        save_checkpoint(saved, trainer)
+    assert saved.read_bytes() == good
+
+
+def test_a_run_that_blows_up_stops_and_keeps_its_last_checkpoint(
+    pictures: Tensor, tmp_path: Path
+) -> None:
+    choice = config(save_every=2, log_every=2)
+    fit(replace(choice, steps=4), pictures, tmp_path, progress=False)
+    good = (tmp_path / "checkpoint.pt").read_bytes()
+    trainer = Trainer(choice, pictures)
+    load_checkpoint(tmp_path / "checkpoint.pt", trainer)
+    trainer.model.stem.weight.data[0, 0, 0, 0] = float("inf")
+    update = trainer.step()
+    with pytest.raises(
+        FloatingPointError, match="expected a finite loss, got nan at step 5"
+    ):
+        trainer.read([update])
+    with pytest.raises(FloatingPointError):
+        save_checkpoint(tmp_path / "checkpoint.pt", trainer)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == good
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    """The system itself refuses to let a file grow beyond 1,000 bytes, in a child process."""
+    path = tmp_path / "file"
+    write_whole(path, b"old")
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        try:
+            write_whole(path, bytes(5000))
+        except OSError as error:
+            os._exit(
+                7 if "cannot write" in str(error) and "untouched" in str(error) else 8
+            )
+        os._exit(9)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 7
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+# Two processes
+
+
+@pytest.mark.parametrize("clip", ["mean", "each"])
+def test_two_processes_equal_one(clip: str, tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+        "--mixed_precision", "no", "--dynamo_backend", "no", str(HERE / "two_processes.py"),
+        str(tmp_path / "two"), clip,
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)}
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    threads = torch.get_num_threads()
+    two_processes.main(tmp_path / "one", clip)
+    torch.set_num_threads(threads)
+    one, two = (torch.load(tmp_path / name / "gradient.pt") for name in ("one", "two"))
+    for a, b in zip(one, two, strict=True):
+        assert torch.allclose(a, b, atol=1e-7)
+    lines = [
+        json.loads((tmp_path / name / "line.json").read_text())
+        for name in ("one", "two")
+    ]
+    assert lines[0]["loss"] == pytest.approx(lines[1]["loss"], rel=1e-5)
+    assert losses(tmp_path / "one" / "run") == pytest.approx(
+        losses(tmp_path / "two" / "run"), rel=1e-3
+    )
+    for name in ("one", "two"):
+        sheets = sorted(p.name for p in (tmp_path / name / "run" / "samples").iterdir())
+        assert sheets == ["00000002.png", "00000004.png"]
+        state = torch.load(tmp_path / name / "run" / "checkpoint.pt")["state"]
+        assert state["steps"] == 4
+        assert len(state["dropout"]) == (1 if name == "one" else 2)
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
+        ({"learning_rate": float("nan")}, "learning_rate: expected a positive number"),
+        ({"clip": "both"}, "clip: expected one of mean, each, none, got 'both'"),
+        ({"precision": "fp8"}, "precision: expected one of"),
+        ({"schedule": "square"}, "schedule: expected one of"),
+        ({"pieces": 3}, "pieces: expected a divisor of batch_size = 8, got 3"),
+        ({"clip": "each", "precision": "fp16"}, "clip: 'each' expected with"),
+        ({"minutes": -1.0}, "minutes: expected at least 0"),
+        ({"save_every": 0}, "save_every: expected at least 1"),
+    ],
+)
+def test_configurations_that_make_no_sense_are_refused(
+    choice: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        config(**choice)
+
+
+def test_a_configuration_of_another_version_is_refused() -> None:
+    text = json.dumps({**asdict(config()), "colour": "blue"})
+    with pytest.raises(ValueError, match=r"of this version, got .'colour'"):
+        TrainConfig.from_json(text)
+    with pytest.raises(ValueError, match="of this version"):
+        TrainConfig.from_json("[1]")
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        (torch.zeros(20, 1, 8, 8, dtype=torch.int64), TypeError, "expected uint8 or floating-point, got torch.int64"),
+        (torch.zeros(20, 8, 8), ValueError, r"expected \(N, C, H, W\)"),
+        (torch.zeros(7, 1, 8, 8), ValueError, "at least a batch of 8, got 7"),
+        (torch.full((20, 1, 8, 8), 1.5), ValueError, "got others in 20 pictures, the first is number 0"),
+        (torch.zeros(20, 1, 8, 8).index_fill_(0, torch.tensor(3), math.nan), ValueError, "the first is number 3"),
+    ],
+)  # fmt: skip
+def test_pictures_that_cannot_be_trained_on_are_refused(
+    given: Tensor, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        Trainer(config(), given)
+
+
+# Files
+
+
+def test_a_folder_of_pictures_of_any_kind(tmp_path: Path) -> None:
+    (tmp_path / "deeper").mkdir()
+    Image.new("RGB", (40, 20), (255, 0, 0)).save(tmp_path / "a.png")
+    Image.new("L", (9, 9), 100).save(tmp_path / "b.jpg", quality=100)
+    Image.new("RGBA", (16, 16), (0, 0, 0, 0)).save(
+        tmp_path / "deeper" / "c.webp", lossless=True
+    )
+    (tmp_path / "notes.txt").write_text("no picture")
+    got = load_folder(tmp_path, size=8)
+    assert got.shape == (3, 3, 8, 8)
+    assert got.dtype == torch.uint8
+    assert got[0, :, 4, 4].tolist() == [255, 0, 0]
+    assert got[1].float().mean() == pytest.approx(100, abs=2)
+    assert (got[2] == 255).all()  # transparent becomes white
+    assert load_folder(tmp_path, size=4, channels=1).shape == (3, 1, 4, 4)
+
+
+def test_the_middle_is_kept_and_turned_the_right_way_up(tmp_path: Path) -> None:
+    wide = Image.new("RGB", (30, 10), "white")
+    wide.paste((0, 0, 255), (10, 0, 20, 10))  # the middle third is blue
+    wide.save(tmp_path / "a.png")
+    top = Image.new("RGB", (8, 8), "white")
+    top.paste((0, 0, 0), (0, 0, 8, 4))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # "turned by 180 degrees", as cameras say it
+    top.save(tmp_path / "b.png", exif=exif)
+    got = load_folder(tmp_path, size=8)
+    assert got[0, :, 4, 1:7].float().mean(1).tolist() == pytest.approx(
+        [0, 0, 255], abs=30
+    )
+    assert got[1, 0, 1, 4] > 200
+    assert got[1, 0, 6, 4] < 50
+
+
+def test_a_broken_picture_is_named(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    whole = (tmp_path / "a.png").read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"GIF89a nonsense"):
+        (tmp_path / "b.png").write_bytes(content)
+        with pytest.raises(ValueError, match=r"b\.png, which is broken"):
+            load_folder(tmp_path)
+
+
+def test_folders_without_pictures_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"expected pictures in .*, got none"):
+        load_folder(tmp_path)
+    with pytest.raises(FileNotFoundError, match="folder: expected a folder"):
+        load_folder(tmp_path / "none")
+    with pytest.raises(ValueError, match="channels: expected 1 or 3, got 2"):
+        load_folder(tmp_path, channels=2)
+    with pytest.raises(ValueError, match="size: expected at least 1"):
+        load_folder(tmp_path, size=0)
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def test_sheet_shows_each_picture_in_its_place(tmp_path: Path) -> None:
+    levels = torch.arange(5).reshape(5, 1, 1, 1).expand(5, 3, 2, 2) / 2 - 1  # -1 ... 1
+    save_sheet(tmp_path / "a.png", levels)
+    sheet = pixels(tmp_path / "a.png")
+    assert sheet.shape == (4, 6, 3)
+    assert sheet[::2, ::2, 0].tolist() == [[0, 64, 128], [191, 255, 0]]
+    save_sheet(tmp_path / "b.png", torch.tensor([[[[-3.0, 3.0]]]]))
+    assert pixels(tmp_path / "b.png").tolist() == [[0, 255]]
+    for bad in (torch.zeros(0, 1, 2, 2), torch.zeros(1, 2, 2, 2), torch.zeros(2, 2)):
+        with pytest.raises(ValueError, match="pictures: expected"):
+            save_sheet(tmp_path / "c.png", bad)
+    assert not (tmp_path / "c.png").exists()
+
+
+def test_files_that_hold_no_network_are_refused(
+    pictures: Tensor, tmp_path: Path
+) -> None:
+    from safetensors.torch import save_file
+
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        load_network(tmp_path / "none.safetensors")
+    path = tmp_path / "a.safetensors"
+    network = config().network(1)
+    save_network(path, network, config())
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], bytes(len(whole)), b""):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="damaged"):
+            load_network(path)
+    save_file(network.state_dict(), path)
+    with pytest.raises(ValueError, match="without a configuration"):
+        load_network(path)
+    save_network(path, network, config(channels=16))
+    with pytest.raises(ValueError, match="fit their configuration"):
+        load_network(path)
