@@ -155,7 +155,7 @@ def _conv(
 #
 # **Drop.** In training, dropout sets each number to 0 with a small probability $p$ and multiplies the others by $1/(1-p)$, so that the mean stays as it was. The network cannot lean on any single number. In sampling nothing is dropped.
 #
-# Both are written here in a few lines more than torch would need, for speed on a CPU; [below](#speed) is what it brings. Sums over many numbers in half precision are inexact, and torch's CPU kernels for them are slow, so the normalisation computes in float32. And torch draws each decision of the dropout as a random number of its own, one after the other. 64 random bits hold four decisions: 16 bits are a number from 0 to 65,535, and a number below $65{,}536\,p$ says "drop". (So $p$ is rounded to a multiple of $1/65{,}536$; the factor takes the rounded one, and the mean is exact.)
+# Both are written here in a few lines more than torch would need, for speed on a CPU; the section on speed below shows what it brings. Sums over many numbers in half precision are inexact, and torch's CPU kernels for them are slow, so the normalisation computes in float32. And torch draws each decision of the dropout as a random number of its own, one after the other. 64 random bits hold four decisions: 16 bits are a number from 0 to 65,535, and a number below $65{,}536\,p$ says "drop". (So $p$ is rounded to a multiple of $1/65{,}536$; the factor takes the rounded one, and the mean is exact.)
 
 # %%
 class Norm(nn.GroupNorm):

@@ -16,7 +16,6 @@ LINK = re.compile(r"\[[^\]]*\]\(<?([^)\s>]+)[^)]*\)")
 PICTURE = re.compile(r"!\[([^\]]*)\]\(|<img\b(?![^>]*\balt=\"[^\"]+\")")
 # `$$ … $$ (eq-name)` and `(name)=`; headings count as well.
 LABEL = re.compile(r"\$\$\s*\(([\w-]+)\)|^\(([\w-]+)\)=\s*$|\bid=\"([\w-]+)\"", re.M)
-HEADING = re.compile(r"^#{1,6} +(.*?)\s*$", re.M)
 
 
 def cells(path: Path) -> list[Any]:
@@ -33,12 +32,8 @@ def prose(path: Path) -> str:
 
 
 def anchors(text: str) -> set[str]:
-    """The labels and headings of a page, as a link writes them."""
-    labels = {name for match in LABEL.findall(text) for name in match if name}
-    headings = (
-        re.sub(r"[^\w\- ]", "", title.lower()) for title in HEADING.findall(text)
-    )
-    return labels | {title.replace(" ", "-") for title in headings}
+    """The labels of a page, as a link writes them. (Headings are no targets: the site gives them other names.)"""
+    return {name for match in LABEL.findall(text) for name in match if name}
 
 
 def faults(root: Path) -> list[str]:
