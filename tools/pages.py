@@ -32,7 +32,7 @@ def prose(path: Path) -> str:
 
 
 def anchors(text: str) -> set[str]:
-    """The labels of a page, as a link writes them. (Headings are no targets: the site gives them other names.)"""
+    """The labels of a page, as a link writes them; headings are none, for the site gives them other names."""
     return {name for match in LABEL.findall(text) for name in match if name}
 
 
