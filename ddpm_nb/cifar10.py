@@ -43,7 +43,7 @@ from ddpm_nb.training import TrainConfig
 #
 # CIFAR-10 holds 60,000 colour photographs of 32×32 pixels in ten classes, 6,000 of each: 50,000 to train on and 10,000 to test with. The model is told no classes. They are kept here for those who want to measure something by class.
 #
-# The official archive comes in two forms. One is a pickle, Python's own format, which can hide a program. The other is plain bytes: for each picture one byte for its class, then 1,024 bytes of red, 1,024 of green and 1,024 of blue. This loader reads the plain one, and it is careful: a download that breaks off is taken up again, and the archive is opened only after its checksum (SHA-256, a fingerprint of 64 letters that nobody can forge) has been compared with the known one.
+# The official archive comes in two forms. One is a pickle, Python's own format, which can hide a program. The other is plain bytes: for each picture one byte for its class, then 1,024 bytes of red, 1,024 of green and 1,024 of blue. This loader reads the plain one, and it is careful: a download that breaks off is taken up again, and the archive is opened only after its checksum (SHA-256, a fingerprint of 64 hexadecimal digits; nobody knows how to make another file with the same one) has been compared with the known one.
 
 # %%
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
@@ -287,7 +287,7 @@ def digits_config() -> TrainConfig:
 # print(f"together {whole:.1e} FLOP")
 
 # %% [markdown]
-# A GPU never reaches the peak that its data sheet names: memory is slower than arithmetic. The best speed that we know of for this kind of network is 3,225 pictures a second on one H100. That is 12 % of its peak. The table takes this share for all three, and beside it the 30 % that careful work might reach. The peaks are the makers', for 16-bit numbers without sparsity.
+# A GPU never reaches the peak that its data sheet names: memory is slower than arithmetic. The best published speed that we know of for networks of this class is 3,225 pictures a second in training, on one H100. That is 12 % of its peak. The table takes this share for all three, and beside it the 30 % that careful work might reach. The peaks are the makers', for 16-bit numbers without sparsity.
 
 # %% tags=["active-ipynb"]
 # PEAK = {"T4 (fp16)": 65e12, "A100 (bf16)": 312e12, "H100 (bf16)": 989e12}
@@ -304,9 +304,9 @@ def digits_config() -> TrainConfig:
 #
 # ## The run
 #
-# Say how many minutes you have. With a GPU, 20 minutes show coloured shapes with the look of photographs; the paper's 800,000 steps are the default when `minutes` is None. Without a GPU the same lines train the digits for one minute.
+# Say how many minutes you have. The paper's 800,000 steps are the default when `minutes` is None; in 20 minutes expect colours and coarse shapes, no objects. Without a GPU the same lines train the digits for 300 steps, or for one minute if that comes first.
 
-# %% mystnb={"image": {"alt": "A sheet of 16 pictures drawn by the freshly trained network. Without a GPU these are digits of 8 by 8 pixels, drawn after one minute of training: many are readable, some are not."}} tags=["active-ipynb", "nbval-ignore-output"]
+# %% mystnb={"image": {"alt": "A sheet of 16 pictures drawn by the freshly trained network. Without a GPU these are digits of 8 by 8 pixels, drawn after 300 steps of training: many are readable, some are not."}} tags=["active-ipynb", "nbval-ignore-output"]
 # import json
 # import tempfile
 # from dataclasses import replace
@@ -324,6 +324,8 @@ def digits_config() -> TrainConfig:
 #     folder = Path("runs/cifar10")  # run the cell again, and it goes on from there
 # else:
 #     data, choice = load_digits(), replace(digits_config(), minutes=1.0, steps=300)
+#     # A short run: an average that reaches back a tenth of it.
+#     choice = replace(choice, warmup=30, ema_decay=0.97)
 #     folder = Path(tempfile.mkdtemp())
 #
 # print(f"{len(data.pictures):,} pictures ({data.source})")
@@ -341,11 +343,11 @@ def digits_config() -> TrainConfig:
 #
 # These are other people's measurements, for comparison with your own run. The Fréchet distance (FID) compares 50,000 samples with the training set; smaller is better.
 #
-# | run | FID | source |
+# | quantity | value | source |
 # |---|---|---|
-# | the paper, 800,000 steps | 3.17 | Ho, Jain and Abbeel (2020), Table 1 |
-# | its Inception score | 9.46 ± 0.11 | the same |
-# | its bits per dimension, test set | at most 3.75 | the same |
+# | FID after 800,000 steps | 3.17 | Ho, Jain and Abbeel (2020), Table 1 |
+# | Inception score | 9.46 ± 0.11 | the same |
+# | bits per dimension, test set | at most 3.75 | the same |
 #
 # The training loss at the end of such a run is about 0.03. It reaches 0.04 early and then hardly moves, while the pictures go on improving: see [the questions](questions.md).
 #
@@ -362,7 +364,7 @@ def digits_config() -> TrainConfig:
 #         print(str(error).replace(root, "data"))
 
 # %% [markdown]
-# **Mixing up the order of the bytes.** The file has all red values first, then all green, then all blue. A loader that takes three neighbouring bytes for one pixel shows grey stripes in threes, and trains without a complaint.
+# **Mixing up the order of the bytes.** The file has all red values first, then all green, then all blue. A loader that takes three neighbouring bytes for one pixel shows nine small grey copies of the picture, three for each colour, and trains without a complaint.
 
 # %% tags=["active-ipynb"]
 # sky = torch.zeros(3, 32, 32, dtype=torch.uint8)
@@ -391,7 +393,7 @@ def digits_config() -> TrainConfig:
 #
 # <details><summary>Solution</summary>
 #
-# $5\cdot10^4\cdot 10^3$ forward passes of 12.1 GFLOP each: about a sixth of the training. One number for a table costs that much.
+# $5\cdot10^4\cdot 10^3$ forward passes of 12.4 GFLOP each: about a sixth of the training. One number for a table costs that much.
 #
 # </details>
 
@@ -417,6 +419,6 @@ def digits_config() -> TrainConfig:
 # %% [markdown]
 # ## Summary
 #
-# The data are checked before they are used. The paper's run is one configuration record and $3.7\cdot10^{18}$ operations: hours on a large GPU, days on a small one. The same lines train the digits on a laptop.
+# The data are checked before they are used. The paper's run is one configuration record and $3.8\cdot10^{18}$ operations: hours on a large GPU, days on a small one. The same lines train the digits on a laptop.
 #
 # **The next question** is yours: a folder of your own pictures, another schedule, another network. Everything you need is in `ddpm_nb`.

@@ -148,7 +148,7 @@ def _tanh_cdf(z: Tensor) -> Tensor:
     return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))
 
 
-# %% mystnb={"image": {"alt": "Two panels. Left: a bell cut into bars, one for each of nine levels; the two outermost bars are taller because they hold all that lies beyond them. Right: the error of the tanh approximation of the normal distribution function, a wave between minus 0.00018 and plus 0.00018."}} tags=["active-ipynb"]
+# %% mystnb={"image": {"alt": "Two panels. Left: a bell cut into bars, one for each of nine levels; the last bar at the right rises above the bell because it holds all that lies beyond it; the first ones are too small to be seen. Right: the error of the tanh approximation of the normal distribution function, a wave between minus 0.00018 and plus 0.00018."}} tags=["active-ipynb"]
 # import matplotlib.pyplot as plt
 #
 # from ddpm_nb import _figures as fig
@@ -206,7 +206,7 @@ def _tanh_cdf(z: Tensor) -> Tensor:
 # %% [markdown]
 # ## An estimate with an error bar
 #
-# A whole evaluation asks the network $T$ times for each picture: $10{,}000\times1{,}000$ questions for CIFAR-10's test set. That is hours on a GPU. But the sum over $t$ can be estimated. Cut the times $2,\dots,T$ into $M$ blocks, the **strata**, with $w_m$ times in block $m$. For each picture draw *one* time $t_m$ from each block, evenly, and count it $w_m$ times:
+# A whole evaluation asks the network $T$ times for each picture: $10{,}000\times1{,}000$ questions for CIFAR-10's test set. That is a quarter of an hour on the largest GPU of [the last chapter](cifar10.ipynb), and hours on the smallest. But the sum over $t$ can be estimated. Cut the times $2,\dots,T$ into $M$ blocks, the **strata**, with $w_m$ times in block $m$. For each picture draw *one* time $t_m$ from each block, evenly, and count it $w_m$ times:
 #
 # $$
 # \mathbb E\left[\sum_{m=1}^{M} w_m\,L_{t_m-1}\right] = \sum_{m=1}^{M} w_m\cdot\frac1{w_m}\sum_{t\in\text{block }m} L_{t-1} = \sum_{t=2}^{T} L_{t-1} .
@@ -488,7 +488,7 @@ def _decoder_cost(
 #     print(f"  but by more than 0.3 above it: {low > 2.05}")
 
 # %% [markdown]
-# For these few points the small variance is nearly right, and the bound comes close to the entropy. The large one is too wide for data without any width of their own, and every step pays for it. With normal data it was the other way round.
+# For these few points the small variance is nearly right, and the bound comes close to the entropy. The large one is too wide for data without any width of their own, and every step pays for it. With normal data it is the other way round: there the step back has exactly the variance $\beta_t$, as shown above.
 #
 # ## The digits in bits
 #
@@ -544,7 +544,7 @@ def _decoder_cost(
 # assert abs(few.mean - many.mean) < few.interval[1] - few.interval[0] + 0.1
 
 # %% [markdown]
-# The bound is well below the 4.09 bits of a plain file. Nearly all of it is spent at small $t$, on the finest grain. The decoder costs nothing here: the noise in $x_1$ is far narrower than the distance of two of the 17 levels, so $x_1$ already says which level it is. With 256 levels it is different. There one level is about as wide as the noise in $x_1$, and the decoder has to guess.
+# The bound is well below the 4.09 bits of a plain file. Most of it is spent at small $t$, on the finest grain. The decoder costs nothing here: the noise in $x_1$ is far narrower than the distance of two of the 17 levels, so $x_1$ already says which level it is. With 256 levels it is different. There one level is about as wide as the noise in $x_1$, and the decoder has to guess.
 #
 # What would other choices have said? The same pictures with the small variance, and without clipping:
 
@@ -573,7 +573,7 @@ def _decoder_cost(
 #     assert float(difference.mean()) > -bar
 
 # %% [markdown]
-# All three used the same times and the same noise. So the *differences* are known better than each number: what the pictures and the times have in common drops out. The small variance costs more. Without clipping, a few pictures cost far more at large $t$, where an error of the noise becomes a large error of $\hat x_0$; they raise the mean, and make its interval so wide that ten times a picture cannot say by how much.
+# All three used the same times and the same noise. So what the pictures and the times have in common drops out of the *differences*. For the small variance the difference is known better than the number itself, and it costs more. Without clipping the difference is not settled: its interval contains 0. An error of the noise at large $t$ becomes a large error of $\hat x_0$, and a few such pictures are enough to make the interval wide.
 #
 # ## Rate and distortion
 #
@@ -750,7 +750,7 @@ def collect_features(
 # %% [markdown]
 # Here the features are those of a small classifier of our own, trained on the real training digits: 20 numbers before its last layer. So this is a Fréchet distance, and it is *not* FID; nobody else's number can be compared with it. First see what the size of the sample does. Draw real digits and compare them with other real digits. The truth is 0.
 
-# %% mystnb={"image": {"alt": "Fr\u00e9chet distance between two sets of real digits against the size of the sets from 30 to 700, on logarithmic axes, with error bars. It falls with the size, and is never zero."}} tags=["active-ipynb", "nbval-ignore-output"]
+# %% mystnb={"image": {"alt": "Fr\u00e9chet distance between two sets of real digits against the size of the sets from 30 to 800, on logarithmic axes, with error bars. It falls with the size, and is never zero."}} tags=["active-ipynb", "nbval-ignore-output"]
 # from torch import nn
 #
 # torch.manual_seed(0)
@@ -1152,7 +1152,7 @@ def shared_latents(
 # \bar x_t = (1-\lambda)\,x_t+\lambda\,x'_t, \qquad x_t = \sqrt{\bar\alpha_t}\,x_0+\sqrt{1-\bar\alpha_t}\,\varepsilon, \quad x'_t = \sqrt{\bar\alpha_t}\,x'_0+\sqrt{1-\bar\alpha_t}\,\varepsilon .
 # $$ (def-interpolation)
 #
-# Because the noise is the same, the mixture is $\sqrt{\bar\alpha_t}$ times the double exposure plus that noise, at full strength: just what the network expects at $t$. The noise hides the fine structure that shows the double exposure, and the walk back puts in a structure of its own. A small $t$ stays close to the double exposure; a large $t$ forgets both pictures. The walk back must begin at the same $t$; its noise is shared by all $\lambda$ as well, so that only $\lambda$ changes along a row. (Figure 8.)
+# Because the noise is the same, the mixture is $\sqrt{\bar\alpha_t}$ times the double exposure plus that noise, at full strength: just what the network expects at $t$. The noise hides the fine structure that shows the double exposure, and the walk back puts in a structure of its own. With $t$ near 0 the double exposure stays. At a middle $t$ the walk back decides for one of the two; a large $t$ forgets both. The walk back must begin at the same $t$; its noise is shared by all $\lambda$ as well, so that only $\lambda$ changes along a row. (Figure 8.)
 
 # %%
 def interpolate(
@@ -1209,7 +1209,7 @@ def interpolate(
     )
     return end.reshape(len(weights), *x_0.shape)
 
-# %% mystnb={"image": {"alt": "Four rows from one real digit at the left to another at the right. First row: pixel by pixel, a double exposure in the middle. Then mixed at t = 75, 200 and 350. At 75 the middle is close to the double exposure, at 200 every picture is a clean zero or a clean six, at 350 the pictures in between resemble neither end."}} tags=["active-ipynb", "nbval-ignore-output"]
+# %% mystnb={"image": {"alt": "Four rows from one real digit at the left to another at the right. First row: pixel by pixel, a double exposure in the middle. Then mixed at t = 75, 200 and 350. At 75 and at 200 every picture is a zero or a six, with a jump near the middle. At 350 the left half are dark blots that resemble neither end, and at the right there are sixes."}} tags=["active-ipynb", "nbval-ignore-output"]
 # one, other = test_images[test_labels == 0][:1], test_images[test_labels == 6][:1]
 # shares = (0, 0.2, 0.4, 0.5, 0.6, 0.8, 1)
 # rows = [torch.cat([(1 - share) * one + share * other for share in shares])]
@@ -1256,7 +1256,7 @@ def interpolate(
 #         print(f"beta_1 = {beta_1:g}, {decoder:10}: {cost:7.2f} bits")
 
 # %% [markdown]
-# **Pictures in the wrong range.** A picture left in $[0,1]$ has no level below grey. The samplers cannot know; the evaluation can, because half of its numbers lie between two levels.
+# **Pictures in the wrong range.** A picture left in $[0,1]$ has no level below grey. The samplers cannot know; the evaluation can, because every second of its levels lies between two of ours.
 
 # %% tags=["active-ipynb"]
 # try:
@@ -1347,4 +1347,4 @@ def interpolate(
 #
 # The bound in bits per dimension is prior, steps and decoder; the decoder gives probabilities to levels. A few random times a picture estimate it, with an interval that the scatter between pictures provides. Most bits pay for what nobody sees. The Fréchet distance compares clouds of features, and is too large for small samples. And the sampler can be watched: large features are settled early, details late.
 #
-# **The next question.** You have met all parts of the book. Go back to [the two algorithms](algorithms.ipynb) and train a network on pictures of your own.
+# **The next question.** All parts are there. What does it take to train the paper's network on photographs? See [CIFAR-10](cifar10.ipynb).

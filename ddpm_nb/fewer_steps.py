@@ -66,7 +66,7 @@ Spacing = Literal["leading", "trailing", "linspace", "quadratic"]
 # \end{cases}
 # $$ (def-timesteps)
 #
-# In all four, neighbours differ by at least 1, so no time is repeated, and there are exactly $S$ of them; with $S = T$ all four visit every time. Trailing, linspace and quadratic begin at $T$. (For quadratic: $T i^2/S^2 \le T-(S-i)$ for all $i$ from 0 to $S$. The left side is a parabola that opens upwards, the right side a straight line, and at both ends, $i = 0$ and $i = S$, the inequality holds. So there is always room left for the steps that remain, and $\tau_S = T$.) Leading begins below $T$, unless $S = T$. A section below shows what that costs.
+# In all four, neighbours differ by at least 1, so no time is repeated, and there are exactly $S$ of them; with $S = T$ all four visit every time. Trailing, linspace and quadratic begin at $T$. (For quadratic: $T i^2/S^2 \le T-(S-i)$ for all $i$ from 0 to $S$. The left side is a parabola that opens upwards, the right side a straight line, and at both ends, $i = 0$ and $i = S$, the inequality holds. So there is always room left for the steps that remain, and $\tau_S = T$.) Leading begins below $T$, unless $S = T$. A section below shows how much of the signal that passes over.
 
 # %%
 def timesteps(T: int, steps: int, spacing: Spacing = "trailing") -> tuple[int, ...]:
@@ -140,7 +140,7 @@ def timesteps(T: int, steps: int, spacing: Spacing = "trailing") -> tuple[int, .
 # ]
 # counts = [len(times) - 1 for times in every]
 # print("T = 60, every count from 1 to 60, all four spacings:")
-# print("never a time skipped or repeated:", all(map(in_order, every)))
+# print("always falling, no time twice, 0 at the end:", all(map(in_order, every)))
 # print("always as many steps as asked for:", counts == [*range(1, 61)] * 4)
 
 # %% [markdown]
@@ -397,7 +397,7 @@ def _two_levels(t: int, s: int, schedule: Schedule) -> tuple[Tensor, Tensor]:
 # %% [markdown]
 # To see what $\sigma$ does, take one $x_0$ and draw many $x_t$ by the jump. Then go down to $x_s$ with the smallest $\sigma$, a middle one, and the largest. The picture shows $x_t$ and $x_s$ of each walk together.
 
-# %% mystnb={"image": {"alt": "Three clouds of points, x at s against x at t. With sigma 0 the points lie on a straight rising line. With a middle sigma they form a narrow tilted ellipse. With the largest sigma they form a round upright cloud. The histograms of x at s, at the right of each, are the same in all three."}} tags=["active-ipynb"]
+# %% mystnb={"image": {"alt": "Three clouds of points, x at s against x at t. With sigma 0 the points lie on a straight rising line. With a middle sigma they form a tilted ellipse. With the largest sigma they form a cloud without tilt. The histograms of x at s, at the right of each, are the same in all three."}} tags=["active-ipynb"]
 # t, s, n = 400, 150, 40_000
 # x_0 = torch.full((n, 1), 0.8, dtype=torch.float64)
 # noise, z = torch.randn(2, n, 1, dtype=torch.float64, generator=generator)
@@ -421,7 +421,7 @@ def _two_levels(t: int, s: int, schedule: Schedule) -> tuple[Tensor, Tensor]:
 # plt.show()
 
 # %% [markdown]
-# The three differ in how $x_s$ hangs together with $x_t$. Each by itself, $x_t$ and $x_s$ are distributed as ever. The process that belongs to $\sigma\ne\tilde\sigma$ (defined next) is no longer Markov in the forward direction, but nobody has to walk it forward: training jumps.
+# The three differ in how $x_s$ hangs together with $x_t$. Each by itself, $x_t$ and $x_s$ are distributed as ever. The process that belongs to another $\sigma$ than that of $\eta = 1$ (defined next) is no longer Markov in the forward direction, but nobody has to walk it forward: training jumps.
 #
 # **How much fresh noise?** A number $\eta$ ("eta"), from 0 to 1, is used to dial it:
 #
@@ -429,7 +429,7 @@ def _two_levels(t: int, s: int, schedule: Schedule) -> tuple[Tensor, Tensor]:
 # \sigma_{t\to s}(\eta) = \eta\;\sqrt{\frac{1-\bar\alpha_s}{1-\bar\alpha_t}}\;\sqrt{1-\frac{\bar\alpha_t}{\bar\alpha_s}} .
 # $$ (def-eta)
 #
-# **At $\eta = 1$** this is an old friend: $\sigma^2 = \frac{1-\bar\alpha_s}{1-\bar\alpha_t}\,\beta'$ with $\beta' = 1-\bar\alpha_t/\bar\alpha_s$, the posterior variance $\tilde\beta'$ of the short chain. The mean is the posterior mean as well. To see it, write $a = \bar\alpha_t/\bar\alpha_s$ and look at the factor of $x_t$ in $q_\sigma$:
+# **At $\eta = 1$** this is an old friend. Call the value $\tilde\sigma$: $\tilde\sigma^2 = \frac{1-\bar\alpha_s}{1-\bar\alpha_t}\,\beta'$ with $\beta' = 1-\bar\alpha_t/\bar\alpha_s$, the posterior variance $\tilde\beta'$ of the short chain. The mean is the posterior mean as well. To see it, write $a = \bar\alpha_t/\bar\alpha_s$ and look at the factor of $x_t$ in $q_\sigma$:
 #
 # $$
 # \begin{aligned}
@@ -456,7 +456,7 @@ def _two_levels(t: int, s: int, schedule: Schedule) -> tuple[Tensor, Tensor]:
 # = \frac{1}{2\sigma^2}\left(\sqrt{\bar\alpha_s}\,\frac{\sqrt{1-\bar\alpha_t}}{\sqrt{\bar\alpha_t}}-\sqrt{1-\bar\alpha_s-\sigma^2}\right)^{\!2}\lVert\varepsilon-\varepsilon_\theta(x_t,t)\rVert^2 .
 # $$ (eq-ddim-weight)
 #
-# For every $\sigma$ it is a positive number times the squared error of the noise. The weight differs, the best answer does not: it is $\varepsilon^*(x_t,t)$ at every $t$, by Eq. [best guess](#eq-best-guess). And $L_\text{simple}$, which drops the weight, is the *same loss to the letter*. A network trained for DDPM is a network trained for the whole family. (At $\sigma = 0$ the divergence has no finite value; that member is the limit of the others.)
+# For every $\sigma>0$ it is a positive number times the squared error of the noise. The weight differs, the best answer does not: it is $\varepsilon^*(x_t,t)$ at every $t$, by Eq. [best guess](#eq-best-guess). And $L_\text{simple}$, which drops the weight, is the *same loss to the letter*. A network trained for DDPM is a network trained for the whole family. (The bracket is positive, since $\bar\alpha_s(1-\bar\alpha_t)/\bar\alpha_t = \bar\alpha_s/\bar\alpha_t-\bar\alpha_s > 1-\bar\alpha_s$. At $\sigma = 0$ the divergence has no finite value; that member is the limit of the others. So it is with the last step, $s = 0$, of all of them: as in DDPM, a decoder takes its place in the bound.)
 #
 # ## The sampler
 #
@@ -741,7 +741,7 @@ def ddim_encode(
             x = q_sample(x_0_hat, t, noise, schedule)
     return x
 
-# %% mystnb={"image": {"alt": "Log-log plot: distance between 2,000 points and where their round trip ends, against the number of steps from 5 to 1,000. It falls along a straight line, about ten times less for ten times the steps."}} tags=["active-ipynb"]
+# %% mystnb={"image": {"alt": "Log-log plot: distance between 2,000 points and where their round trip ends, against the number of steps from 5 to 1,000. It falls slowly at first, then faster: from 100 to 1,000 steps about seven times."}} tags=["active-ipynb"]
 # x_0 = ring.sample(2000, torch.Generator().manual_seed(4)).double()
 # errors, counts = [], (5, 10, 20, 50, 100, 200, 500, 1000)
 # for steps in counts:
@@ -764,7 +764,7 @@ def ddim_encode(
 #
 # The second number looks at the grain: how wide is a bump in the samples, divided by its true width? It shows noise that was left in, or detail that was lost. Pictures are thin sets in a space of many dimensions, so we take narrow bumps.
 
-# %% mystnb={"image": {"alt": "Two panels against the number of steps from 1 to 1,000, for Algorithm 2 with large and small variance and for DDIM. Left: the energy distance falls from about 1 to the grey band of true points, which all three reach with 10 to 20 steps. Right: the width of a bump. All begin far too wide. With 20 steps DDIM is close to 1, the large variance above, the small one below; with 1,000 steps all are close to 1."}} tags=["active-ipynb", "nbval-ignore-output"]
+# %% mystnb={"image": {"alt": "Two panels against the number of steps from 1 to 1,000, for Algorithm 2 with large and small variance and for DDIM. Left: the energy distance falls from about 1 to the grey band of true points, which they reach with 5 to 20 steps. Right: the width of a bump. All begin far too wide. With 20 steps DDIM is close to 1, the large variance above, the small one below; with 1,000 steps all are close to 1."}} tags=["active-ipynb", "nbval-ignore-output"]
 # def energy_distance(x, y):
 #     def within(z):
 #         return torch.cdist(z, z).sum() / (len(z) * (len(z) - 1))
@@ -846,7 +846,9 @@ def ddim_encode(
 # assert all(values[0][0] > 50 * abs(values[-1][0]) for values in places.values())
 
 # %% [markdown]
-# With one step all three are the same: a single guess, the mean of the data. Where the points lie is settled after 10 to 20 steps, whichever sampler is used. The grain takes longer, and here the three differ. The large variance leaves noise in, the small one takes detail away, as [the loss](loss.ipynb) explained: the right variance lies between them. DDIM does not have to choose, and with 20 steps it has a width that Algorithm 2 needs many more for.
+# With one step all three are the same: a single guess, the mean of the data. Where the points lie is settled after 10 to 20 steps, whichever sampler is used. The grain takes longer, and here the three differ. The large variance leaves noise in, the small one takes detail away, as [the loss](loss.ipynb) explained: the right variance lies between them. DDIM does not have to choose.
+#
+# Part of DDIM's good number with 10 and 20 steps is luck: a few points between the bumps make the width larger, and the bumps themselves are a little too narrow. With all 1,000 steps DDIM and the small variance still stay below 1. The bumps are thin: the first forward step, with noise of 0.01, is already a fifth of their width, and the last step back returns a mean.
 #
 # The spacing matters as much as the sampler. The widths with 20 steps:
 
@@ -894,11 +896,11 @@ def ddim_encode(
 # assert distance[0] > distance[2] > distance[4] > distance[5]
 
 # %% [markdown]
-# The same noise becomes the same digit, whatever the number of steps: all rows follow one curve, with coarser or finer steps. (A single step does worse than the theory says, and shows speckle instead of a mean: at $t = T$ of the cosine schedule, $\hat x_0$ multiplies the network's error by a factor in the thousands. Two steps are enough to mend it.)
+# From 10 steps on, the same noise becomes the same picture: all rows follow one curve, with coarser or finer steps. With fewer, a walk may end elsewhere. (A single step does worse than the theory says, and shows speckle instead of a mean: at $t = T$ of the cosine schedule, $\hat x_0$ multiplies the network's error by $\sqrt{(1-\bar\alpha_T)/\bar\alpha_T}$, a factor of about 10,000. Two steps are enough to mend it.)
 #
 # Now two numbers again: the energy distance between 160 samples and the real digits, pixel by pixel; and, as the grain, the share of pixels that are neither white nor black. For comparison, the same for 160 real digits.
 
-# %% mystnb={"image": {"alt": "Two panels against the number of steps from 2 to 500, for Algorithm 2 and DDIM, with a grey band for real digits. Left: the energy distance falls for both and meets the band at 10 to 20 steps. Right: the share of grey pixels. Both begin far above the real digits and come down; DDIM lies below Algorithm 2 everywhere, and has with 20 steps what Algorithm 2 has with 50."}} tags=["active-ipynb", "nbval-ignore-output"]
+# %% mystnb={"image": {"alt": "Two panels against the number of steps from 2 to 500, for Algorithm 2 and DDIM, with a grey band for real digits. Left: the energy distance falls for both and lies in the band from 5 steps on. Right: the share of grey pixels. Both begin far above the real digits and come down; DDIM lies below Algorithm 2 everywhere, and has with 20 steps what Algorithm 2 has with 50."}} tags=["active-ipynb", "nbval-ignore-output"]
 # n, counts = 160, (2, 5, 10, 20, 50)
 # order = torch.randperm(len(images), generator=generator)
 # real, held_out = images[order[n:]].flatten(1), images[order[:n]].flatten(1)
@@ -948,7 +950,7 @@ def ddim_encode(
 # assert digits["Algorithm 2"][2][0] > 2 * abs(digits["Algorithm 2"][500][0])
 
 # %% [markdown]
-# By the energy distance, 20 steps of either sampler cannot be told from all 500 with a sample of this size. The grain tells more: with 20 steps Algorithm 2 leaves clearly more grey than with 500, and DDIM only a little. (All of them leave a little more grey than the real digits have: that is the network, not the sampler.) That is a statement about small pictures and small samples. On CIFAR-10, with 50,000 samples, Song, Meng and Ermon (2021) report a clear order: DDIM far ahead with few steps, and Algorithm 2 with the large variance best with all 1,000.
+# By the energy distance, 20 steps of either sampler cannot be told from Algorithm 2's 500 with a sample of this size. (Some distances lie below zero by three of their bars. The bars are rough: four parts of 40 pictures, all compared with the same real digits.) The grain tells more: with 20 steps Algorithm 2 leaves clearly more grey than with 500, and DDIM only a little. (All of them leave a little more grey than the real digits have: that is the network, not the sampler.) That is a statement about small pictures and small samples. On CIFAR-10, with 50,000 samples, Song, Meng and Ermon (2021) report a clear order: DDIM far ahead with few steps, and Algorithm 2 with the large variance best with all 1,000.
 #
 # ## Where people slip
 #
@@ -991,7 +993,7 @@ def ddim_encode(
 # plt.show()
 
 # %% [markdown]
-# **Beginning below $T$.** The spacing "leading" begins at $\tau_S < T$. The walk starts from pure noise all the same, where the forward process still holds some signal at $\tau_S$. With 10 steps of the cosine schedule that share of signal is not small:
+# **Beginning below $T$.** The spacing "leading" begins at $\tau_S < T$. The walk starts from pure noise all the same, where the forward process still holds some signal at $\tau_S$. With 10 steps of the cosine schedule that share is not small. (A share $p$ of the power means that the picture is there with the factor $\sqrt p$.)
 
 # %% tags=["active-ipynb"]
 # cosine = Schedule.cosine()
@@ -1070,7 +1072,7 @@ def ddim_encode(
 #
 # </details>
 
-# %% mystnb={"image": {"alt": "Two rows of nine digits. In the upper row the noise is turned from one to another, and every picture is a digit as dark as the others; in the lower row the noises are averaged, and the pictures in the middle are duller or less well formed."}} tags=["active-ipynb", "hide-cell", "nbval-ignore-output"]
+# %% mystnb={"image": {"alt": "Two rows of nine pictures, from one digit at the left to another at the right. In the upper row the noise is turned, in the lower row averaged. The rows are nearly alike; in the middle both are blurred."}} tags=["active-ipynb", "hide-cell", "nbval-ignore-output"]
 # # Solution 4
 # a, b = torch.randn(2, 1, 1, 8, 8, generator=torch.Generator().manual_seed(11))
 # share = torch.linspace(0, 1, 9)[:, None, None, None]

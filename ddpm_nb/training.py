@@ -9,7 +9,7 @@
 # %% [markdown]
 # # Training that lasts: averages, half precision, and a run that survives
 #
-# **The question.** The digits took two minutes. The paper's CIFAR-10 run takes 800,000 steps: days on one GPU. What must be added to Algorithm 1 so that such a run ends well, ends soon, and survives what happens on the way?
+# **The question.** The digits took two minutes. The paper's CIFAR-10 run takes 800,000 steps: hours to days on one GPU. What must be added to Algorithm 1 so that such a run ends well, ends soon, and survives what happens on the way?
 #
 # **What you bring.** Algorithm 1 from [the algorithms](algorithms.ipynb), the network from [the U-Net](unet.ipynb), and a picture of what a gradient step does.
 #
@@ -278,7 +278,7 @@ def clip_gradients(parameters: Sequence[Tensor], longest: float) -> Tensor:
 # %% [markdown]
 # So **mixed precision** is used: weights, their average and the optimizer's memory stay in float32; only convolutions and matrix products get short copies (torch calls it *autocast*).
 #
-# With bf16 that is all. With fp16 there is one more danger: gradients are small, and what is below about $6\cdot10^{-8}$ becomes 0. The cure is to multiply the loss by a large number before the gradients are computed, and to divide them by it afterwards. When something overflows, that step is skipped and the number is halved (torch calls it a *GradScaler*). A T4 has fast fp16 and no fast bf16; newer GPUs and CPUs have bf16, and then it is the better choice.
+# With bf16 that is all. With fp16 there is one more danger: gradients are small, and below its smallest normal number fp16 goes on in steps of $6\cdot10^{-8}$: what is less than half a step becomes 0. The cure is to multiply the loss by a large number before the gradients are computed, and to divide them by it afterwards. When something overflows, that step is skipped and the number is halved (torch calls it a *GradScaler*). A T4 has fast fp16 and no fast bf16; newer GPUs and CPUs have bf16, and then it is the better choice.
 
 # %% tags=["active-ipynb"]
 # tiny = torch.tensor(1e-8)
@@ -454,7 +454,7 @@ _MAY_CHANGE = {
 #
 # **Several processes.** With `accelerate launch`, the same program runs once for each GPU, on one machine or on many. All processes start from the same seed, so all draw the *same* joint batch, the same times and the same noise. Then each works on its own share, and their gradients are averaged. So the result does not depend on how many there are (but for rounding, and for dropout, which each draws for itself).
 #
-# **The data set lives on the device.** All of CIFAR-10 takes 154 MB as bytes. A batch is then one indexing operation, and no worker processes are needed.
+# **The data set lives on the device.** CIFAR-10's 50,000 training pictures take 154 MB as bytes. A batch is then one indexing operation, and no worker processes are needed.
 
 # %%
 @dataclass(frozen=True)
@@ -1232,7 +1232,7 @@ def load_folder(folder: Path | str, size: int = 32, channels: int = 3) -> Tensor
 # %% [markdown]
 # Here is such a folder: 300 discs and squares, each of another size, place and colour. A small network learns them for a short while, in bf16.
 
-# %% mystnb={"image": {"alt": "Two rows of eight small colour pictures. Upper row, the data: a disc or a square in one colour on a ground of another. Lower row, drawn after a short training: blurred blobs in similar colours on plain grounds."}} tags=["active-ipynb", "nbval-ignore-output"]
+# %% mystnb={"image": {"alt": "Two rows of eight small colour pictures. Upper row, the data: a disc or a square in one colour on a ground of another. Lower row, drawn after a short training: mottled patches of colour; here and there a spot, most without a clear shape."}} tags=["active-ipynb", "nbval-ignore-output"]
 # from PIL import Image, ImageDraw
 #
 # shapes = workshop / "shapes"
@@ -1271,9 +1271,9 @@ def load_folder(folder: Path | str, size: int = 32, channels: int = 3) -> Tensor
 # %% [markdown]
 # ## Does the average help?
 #
-# Train the small network on the digits for a while, and ask both networks, today's weights and their average, the same questions: the same digits, times and noise, a thousand times over.
+# Train the small network on the digits for a while, and ask both networks, today's weights and their average, the same 1,797 questions: each digit once, with one time and one noise.
 
-# %% mystnb={"image": {"alt": "The loss on the digits against the step, from 0 to 800, both axes logarithmic. A blue curve of today's weights and an orange curve of their average. At first the average lies far above; the two cross after about 300 steps, and from then on the average lies a little below."}} tags=["active-ipynb", "nbval-ignore-output"]
+# %% mystnb={"image": {"alt": "The loss on the digits against the step, from 1 to 800, both axes logarithmic. A blue curve of today's weights and an orange curve of their average. They begin together; from 10 to 300 steps the average lies above; then the two cross, and it lies a little below."}} tags=["active-ipynb", "nbval-ignore-output"]
 # from ddpm_nb.forward import q_sample
 #
 # config = TrainConfig(**small, steps=800)
@@ -1309,7 +1309,9 @@ def load_folder(folder: Path | str, size: int = 32, channels: int = 3) -> Tensor
 # assert averaged[3] > now[3]
 
 # %% [markdown]
-# The same for half precision: the loss of this trained network in bf16, beside float32.
+# It does, once it has forgotten the start. Before that it is late, and worse.
+#
+# Half precision, too: the loss of this trained network in bf16, beside float32.
 
 # %% tags=["active-ipynb"]
 # with torch.autocast("cpu", torch.bfloat16):
@@ -1372,7 +1374,7 @@ def load_folder(folder: Path | str, size: int = 32, channels: int = 3) -> Tensor
 #
 # <details><summary>Solution</summary>
 #
-# Weights that are $1/(1-d_k) = (10+k)/9$ updates old still count $1/e$: about 12 at $k = 100$, and 1,112 at $k = 10{,}000$. So the average always reaches back over the last tenth of the run. The constant takes over where $(10+k)/9 = 10{,}000$, at $k = 89{,}990$.
+# Weights that are $1/(1-d_k) = (10+k)/9$ updates old still count $1/e$: about 12 at $k = 100$, and 1,112 at $k = 10{,}000$. So the average reaches back over about the last ninth of the run, until the constant takes over. That is where $(10+k)/9 = 10{,}000$, at $k = 89{,}990$.
 #
 # </details>
 

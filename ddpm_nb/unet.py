@@ -115,7 +115,7 @@ def time_embedding(t: Tensor, channels: int) -> Tensor:
 #
 # All weights start Xavier-uniform (drawn evenly from an interval chosen so that a layer neither blows up nor shrinks what passes through), all biases at 0. Three kinds of layers start *almost at zero*, with a gain of $10^{-5}$: the second convolution of each residual block, the last layer of each attention block, and the last convolution of all. So in the beginning each block passes on its input, or a 1×1 convolution of it where the number of channels changes, with next to nothing added; and the network answers "no noise". Training starts from there quietly.
 #
-# Why not exactly zero? A last layer of zeros would let no gradient through to what lies before it, and only that layer would move at the first step. A tiny one lets a tiny gradient through, and Adam, which divides by the size of the gradient, moves everything from the beginning.
+# Why not exactly zero? A last layer of zeros would let no gradient through to what lies before it, and only that layer would move at the first step. A tiny one lets a tiny gradient through. At the first step that moves the head most, and what lies behind one tiny layer too. Behind two of them the gradient is smaller than the $10^{-8}$ that Adam adds to its divisor, and these weights hardly move. A few steps later the head and the second convolutions have grown, and all layers learn.
 
 # %%
 # The authors scale the variance by 1e-10; a gain scales the standard deviation.
@@ -1010,7 +1010,7 @@ def _provenance(source: str, config: dict[str, Any]) -> str:
 # %% [markdown]
 # As a picture: the way down at the left, the way up at the right, a thin line for each of the 12 skips.
 
-# %% mystnb={"image": {"alt": "The network as a U of bars, in the order of computing. Four rows for 32\u00d732, 16\u00d716, 8\u00d78 and 4\u00d74 pixels. Bars go down row by row at the left and up again at the right, with three bars a row on the way up. Thin lines join each bar of the way down with one of the same row on the way up, twelve in all. The bars at 16\u00d716 and one in the middle are orange: they have attention."}} tags=["active-ipynb"]
+# %% mystnb={"image": {"alt": "The network as a U of bars, in the order of computing. Four rows for 32\u00d732, 16\u00d716, 8\u00d78 and 4\u00d74 pixels. Bars go down row by row at the left and up again at the right, with three blocks a row on the way up, and a bar without a line where the size has just been doubled. Thin lines join each bar of the way down with one of the same row on the way up, twelve in all. The blocks at 16\u00d716 and one in the middle are orange: they have attention."}} tags=["active-ipynb"]
 # import matplotlib.pyplot as plt
 #
 # from ddpm_nb import _figures as fig
@@ -1044,7 +1044,8 @@ def _provenance(source: str, config: dict[str, Any]) -> str:
 #     )
 # ax.set(yticks=[3, 4, 5, 6], yticklabels=["4×4", "8×8", "16×16", "32×32"], xticks=[])
 # ax.set(ylabel="pixels", xlabel="in the order of computing", ylim=(2.4, 6.9))
-# ax.text(0, 3.2, "height of a bar: its channels", color=fig.BLUE)
+# ax.text(17.5, 3.2, "height of a bar:", color=fig.BLUE)
+# ax.text(17.5, 2.8, "its channels", color=fig.BLUE)
 # ax.text(0, 2.8, "followed by attention", color=fig.ORANGE)
 # plt.show()
 
@@ -1125,7 +1126,9 @@ def _provenance(source: str, config: dict[str, Any]) -> str:
 # plt.show()
 
 # %% [markdown]
-# The dark square is what convolutions reach: it grows with each, and twice as fast after a halving. The pale fog outside is GroupNorm: it takes the mean over all pixels, so strictly each of them counts everywhere. But a mean cannot tell *where* something was. Attention can, and with it the whole picture comes into view.
+# The dark square is what convolutions reach: it grows with each, and twice as fast after a halving. The pale fog outside is GroupNorm: it takes the mean over all pixels, so strictly each of them counts everywhere. But a mean cannot tell *where* something was. Attention can.
+#
+# *Far* is what lies outside the middle 17×17 pixels. The larger square of the second layer lies within them, so its share from far away falls. Attention more than doubles it, even with random weights; training decides where it looks.
 
 # %% [markdown]
 # At the start the answer is nearly zero everywhere, as promised above:
@@ -1140,7 +1143,7 @@ def _provenance(source: str, config: dict[str, Any]) -> str:
 #
 # On a CPU, arithmetic is not everything. `make bench` runs one training step and one sampling step in turn with diffusers' network and prints ratios; what it printed on one machine is kept in `benchmarks/README.md`. With `--ablate` it takes one trick away at a time. The tricks:
 #
-# - **Half precision.** The CPUs of recent years multiply numbers of 16 bits (bfloat16: the range of float32, with about three digits) at least twice as fast. Convolutions are most of the work, so this is the largest gain. In training, `torch.autocast` keeps the weights in float32 and rounds them for each product; a network that only samples can be rounded for good: `net.to(torch.bfloat16)`. It still takes and gives float32 pictures.
+# - **Half precision.** Many server CPUs of recent years multiply numbers of 16 bits (bfloat16: the range of float32, with about three digits) at least twice as fast. Convolutions are most of the work, so this is the largest gain. In training, `torch.autocast` keeps the weights in float32 and rounds them for each product; a network that only samples can be rounded for good: `net.to(torch.bfloat16)`. It still takes and gives float32 pictures.
 # - **`net.to(memory_format=torch.channels_last)`.** A picture's numbers then lie in memory pixel by pixel, all channels of a pixel side by side, as convolutions like to read them. And `rearrange(x, "b c h w -> b (h w) c")` in the attention costs nothing: that *is* the order. Shapes and results stay as they are.
 # - **Dropout** from 16 random bits a number. Torch's own draw takes one number after the other, on one core only.
 # - **Attention by its formula.** For 256 pixels the table of weights is small. Two products of matrices in half precision are quicker on a CPU than torch's combined kernel, which works in small pieces. On a GPU it is the other way round, and the code asks.
@@ -1209,7 +1212,7 @@ def _provenance(source: str, config: dict[str, Any]) -> str:
 #     print(error)
 
 # %% [markdown]
-# **Everything fits, and the network is another one.** The next five slips change no shape of any weight. A file of weights loads, nothing crashes, and training hides much of it. To see the damage, take one network with random weights, make one slip at a time, and compare answers.
+# **Everything fits, and the network is another one.** The next six slips change no shape of any weight. A file of weights loads, nothing crashes, and training hides much of it. To see the damage, take one network with random weights, make one slip at a time, and compare answers.
 
 # %% tags=["active-ipynb", "nbval-ignore-output"]
 # from contextlib import contextmanager
@@ -1285,8 +1288,9 @@ def _provenance(source: str, config: dict[str, Any]) -> str:
 # assert min(changes.values()) > 1e-3
 
 # %% [markdown]
-# - **Softmax over the other axis.** Then the weights with which a pixel *is looked at* add up to 1, and the collected values have any size. A network that is trained with the slip learns to live with it, and its pictures look much the same. Only a comparison with the formula finds it.
-# - **Padding on all sides** shifts every halved picture by a pixel, three times.
+# - **Softmax over the other axis.** Then the weights with which a pixel *is looked at* add up to 1, and the collected values have any size. A network that is trained with the slip learns to live with it. Only a comparison with the formula finds it.
+# - **Padding on all sides** shifts every halved picture by one pixel of the larger one, three times.
+# - **Cosines before sines.** Half of the time vector changes place, and every block is told another time.
 # - **Another epsilon** changes next to nothing here, where no group is nearly constant. A comparison of these answers with a tolerance of $10^{-5}$ lets it through. In float64 one can ask for $10^{-10}$, and then it is found. In a trained network a group may be nearly constant, and then it counts.
 # - **Head count.** `attention_head_dim=8`, a common default, means many heads. Same weights, other network. `from_diffusers` refuses it.
 # - **$t$ one too large** is hard to see, because the embedding is smooth. It is the same slip as asking about $t$ where $t-1$ is meant.
@@ -1371,7 +1375,7 @@ def _provenance(source: str, config: dict[str, Any]) -> str:
 #
 # <details><summary>Solution</summary>
 #
-# Neither, exactly. A convolution without stride would move along, apart from the edges, which are padded with zeros. Halving keeps every second place, so only moves by multiples of $2^{L-1} = 8$ pass it. Then the edges remain: zeros come in where the picture ends. Below, the move by one changes the inner pixels more than the move by eight.
+# Neither, exactly. A convolution without stride would move along, apart from the edges, which are padded with zeros. Halving keeps every second place, so only moves by multiples of $2^{L-1} = 8$ pass it. Then the edges remain: zeros come in where the picture ends. Below, over the whole picture, the move by one changes the answer more than the move by eight.
 #
 # </details>
 
@@ -1395,4 +1399,4 @@ def _provenance(source: str, config: dict[str, Any]) -> str:
 #
 # The network is a U: down to few pixels, up again, with skip connections across. Residual blocks do the work, the time enters each of them, attention lets distant pixels talk. It starts by answering "no noise" and has to learn the rest. Many slips leave every shape as it is; only a comparison with an independent network, at random weights and small tolerance, finds them.
 #
-# **The next question.** A trained network is asked a thousand times for one picture. Are fewer steps enough? See [fewer steps](fewer_steps.ipynb).
+# **The next question.** A run on photographs takes days. What keeps it on its way, and what if the machine goes down? See [training](training.ipynb).
