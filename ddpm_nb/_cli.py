@@ -145,7 +145,6 @@ def parser() -> argparse.ArgumentParser:
     draw.add_argument(
         "--eta",
         type=float,
-        default=0.0,
         help="fresh noise in DDIM, 0 to 1 (default: 0)",
     )
     draw.add_argument(
@@ -157,7 +156,6 @@ def parser() -> argparse.ArgumentParser:
     draw.add_argument(
         "--variance",
         choices=("large", "small"),
-        default="large",
         help="sigma^2 (default: large)",
     )
     draw.set_defaults(run=run_sample)
@@ -268,9 +266,12 @@ def network(given: argparse.Namespace) -> tuple[UNet, Schedule, str]:
 
 def run_train(given: argparse.Namespace) -> None:
     """Train, or go on training."""
-    found, config, about = pictures(
-        given.data, given.root, given.size, given.grey, train=True
-    )
+    from accelerate import PartialState
+
+    with PartialState().local_main_process_first():  # or all would download at once
+        found, config, about = pictures(
+            given.data, given.root, given.size, given.grey, train=True
+        )
     typed = {
         f.name: getattr(given, f.name)
         for f in fields(TrainConfig)
@@ -283,34 +284,38 @@ def run_train(given: argparse.Namespace) -> None:
 
 def run_sample(given: argparse.Namespace) -> None:
     """Draw a sheet of pictures, and write beside it how."""
+    if given.out.suffix.lower() != ".png":
+        raise ValueError(f"--out: expected a name that ends in .png, got {given.out}")
+    if given.method == "ddpm" and given.eta is not None:
+        raise ValueError("--eta: expected with --method ddim only, got it with ddpm")
+    if given.method == "ddim" and given.variance is not None:
+        raise ValueError("--variance: expected with --method ddpm only, got ddim")
     unet, schedule, about = network(given)
     steps = schedule.T if given.steps is None else given.steps
     if given.count < 1:
         raise ValueError(f"--count: expected at least 1, got {given.count}")
     size = given.size or (8 if unet.picture_channels == 1 else 32)
-    shape = (given.count, unet.picture_channels, size, size)
+    given.out.parent.mkdir(parents=True, exist_ok=True)
     device = schedule.beta.device
     common: dict[str, Any] = {
         "clip": True,
         "generator": torch.Generator(device).manual_seed(given.seed),
         "progress": True,
     }
-    if given.method == "ddim":
-        drawn = ddim_sample(
-            unet, shape, schedule, steps, eta=given.eta, spacing=given.spacing, **common
-        )
-    elif steps == schedule.T:
-        drawn = sample(unet, shape, schedule, variance=given.variance, **common)
-    else:
-        drawn = strided_sample(
-            unet,
-            shape,
-            schedule,
-            steps,
-            variance=given.variance,
-            spacing=given.spacing,
-            **common,
-        )
+    variance: Any = given.variance or "large"
+
+    def draw(count: int) -> Tensor:
+        shape = (count, unet.picture_channels, size, size)
+        if given.method == "ddim":
+            kind = {"eta": given.eta or 0.0, "spacing": given.spacing}
+            return ddim_sample(unet, shape, schedule, steps, **kind, **common)
+        if steps == schedule.T:
+            return sample(unet, shape, schedule, variance=variance, **common)
+        kind = {"variance": variance, "spacing": given.spacing}
+        return strided_sample(unet, shape, schedule, steps, **kind, **common)
+
+    counts = [min(256, given.count - i) for i in range(0, given.count, 256)]
+    drawn = torch.cat([draw(count).cpu() for count in counts])
     save_sheet(given.out, drawn)
     how = {
         name: value
@@ -367,6 +372,7 @@ def run_evaluate(given: argparse.Namespace) -> None:
             else f"{name:16} {value}"
         )
     if given.out is not None:
+        given.out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(given.out, json.dumps(result, indent=1).encode())
 
 

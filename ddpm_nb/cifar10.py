@@ -319,7 +319,9 @@ def digits_config() -> TrainConfig:
 # fig.use_style()
 # if torch.cuda.is_available():
 #     # A short run: an average that forgets sooner, and a shorter warm-up.
-#     recipe = {"minutes": 20.0, "warmup": 500, "ema_decay": 0.999, "precision": "bf16"}
+#     new = torch.cuda.get_device_capability()[0] >= 8  # a T4 has fp16 and no bf16
+#     short = "bf16" if new else "fp16"
+#     recipe = {"minutes": 20.0, "warmup": 500, "ema_decay": 0.999, "precision": short}
 #     data, choice = load_cifar10(), replace(cifar10_config(), **recipe)
 #     folder = Path("runs/cifar10")  # run the cell again, and it goes on from there
 # else:

@@ -38,8 +38,8 @@ import os
 import time
 import warnings
 import zipfile
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -356,6 +356,17 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not value >= smallest:
                 raise ValueError(f"{name}: expected at least {smallest}, got {value}")
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.type is int and (
+                isinstance(value, bool) or not isinstance(value, int)
+            ):
+                raise ValueError(f"{f.name}: expected a whole number, got {value!r}")
+        for name in ("dropout", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name}: expected a number in [0, 1), got {getattr(self, name)}"
+                )
         for name in ("learning_rate", "clip_length"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(
@@ -408,10 +419,11 @@ class TrainConfig:
         """
         values = json.loads(text)
         known = {f.name for f in fields(cls)}
-        if not isinstance(values, dict) or not known.issuperset(values):
-            strange = sorted(set(values) - known) if isinstance(values, dict) else text
+        if not isinstance(values, dict) or set(values) != known:
+            strange = sorted(known ^ set(values)) if isinstance(values, dict) else text
             raise ValueError(
-                f"text: expected a configuration of this version, got {strange}"
+                "text: expected a configuration of this version, got another: "
+                f"{strange} too many or missing"
             )
         return cls(**values)
 
@@ -432,11 +444,15 @@ _CHOICES = {
     "clip": ("mean", "each", "none"),
     "precision": ("float32", "bf16", "fp16"),
 }
-# A run may go on with another budget, on another machine. All else decides what it learns.
+# A run may go on with another budget, on another machine, and with a calmer step. All
+# else decides what it learns.
 _MAY_CHANGE = {
     "steps",
     "minutes",
+    "learning_rate",
+    "clip_length",
     "precision",
+    "pieces",
     "channels_last",
     "compile",
     "log_every",
@@ -452,7 +468,7 @@ _MAY_CHANGE = {
 #
 # `Trainer` holds what changes during a run: weights, their average, Adam's memory, the scaler, the random states and the order of the pictures. Its method `step` does one update. Read it beside Algorithm 1: draw pictures, times and noise; ask the network; take the gradient; step.
 #
-# **Several processes.** With `accelerate launch`, the same program runs once for each GPU, on one machine or on many. All processes start from the same seed, so all draw the *same* joint batch, the same times and the same noise. Then each works on its own share, and their gradients are averaged. So the result does not depend on how many there are (but for rounding, and for dropout, which each draws for itself).
+# **Several processes.** With `accelerate launch`, the same program runs once for each GPU, on one machine or on many. All processes start from the same seed, so all draw the *same* joint batch, the same times and the same noise. Then each works on its own share, and their gradients are averaged. So the result does not depend on how many there are (but for rounding, and for dropout, which each draws for itself). They must be of one kind, because GPUs of different kinds draw different random numbers from one seed.
 #
 # **The data set lives on the device.** CIFAR-10's 50,000 training pictures take 154 MB as bytes. A batch is then one indexing operation, and no worker processes are needed.
 
@@ -506,8 +522,18 @@ class Trainer:
         self.accelerator = Accelerator(mixed_precision="no")
         self.device = self.accelerator.device
         _check_pictures(pictures, config, self.accelerator.num_processes)
+        self.fingerprint = _fingerprint(pictures)
+        if pictures.is_floating_point():
+            pictures = pictures.float()
         self.pictures = pictures.to(self.device)
         self.noise_schedule = config.noise_schedule().to(self.device)
+        if config.precision == "bf16" and self.device.type == "cuda":
+            major, _ = torch.cuda.get_device_capability(self.device)
+            if major < 8:
+                warnings.warn(
+                    "precision: this GPU only imitates bf16, slowly; use fp16",
+                    stacklevel=2,
+                )
 
         torch.manual_seed(config.seed)
         self.model = config.network(pictures.shape[1]).to(self.device)
@@ -665,8 +691,8 @@ class Trainer:
             first = updates[int((~finite).nonzero()[0])].step
             raise FloatingPointError(
                 f"pictures, config: expected a finite loss, got {losses[~finite][0]} at "
-                f"step {first}. Nothing was saved since; with fp16 try bf16, otherwise "
-                "a lower learning rate"
+                f"step {first}. Nothing was saved since. Go on with a lower "
+                "learning_rate or clip_length, and with bf16 or float32 instead of fp16"
             )
         length = float(torch.stack([u.gradient_length for u in updates]).mean())
         return {
@@ -702,32 +728,53 @@ class Trainer:
             "order": self._order,
             "next": self._next,
             "dropout": gather_object([dropout]),
+            "device": self.device.type,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was called.
 
-        With another number of processes, dropout starts anew; all else is as it was.
+        On another kind of device the random numbers start anew, and with another number
+        of processes dropout's do; all else is as it was.
         """
         self.steps = state["steps"]
         self.model.load_state_dict(state["model"])
         self.ema.model.load_state_dict(state["ema"])
         self.ema.updates = state["ema_updates"]
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self._generator.set_state(state["generator"].cpu())
+        for weight, memory in self.optimizer.state.items():
+            for name in ("exp_avg", "exp_avg_sq"):
+                # In the weight's layout, not the file's: fused Adam walks both in step.
+                memory[name] = torch.empty_like(weight).copy_(memory[name])
+        if state["scaler"]:  # empty if the run so far was not in fp16
+            self.scaler.load_state_dict(state["scaler"])
         self._order, self._next = state["order"].to(self.device), state["next"]
-        states = state["dropout"]
-        if len(states) == self.accelerator.num_processes:
-            dropout = states[self.accelerator.process_index]
+        # Another kind of device has other random numbers, and another number of
+        # processes other shares: then they start afresh, from a new place.
+        process, fresh = self.accelerator.process_index, self.config.seed + self.steps
+        same_kind = state["device"] == self.device.type
+        if same_kind:
+            self._generator.set_state(state["generator"].cpu())
+        else:
+            self._generator.manual_seed(fresh)
+        if same_kind and len(state["dropout"]) == self.accelerator.num_processes:
+            dropout = state["dropout"][process]
             torch.set_rng_state(dropout["cpu"].cpu())
-            if self.device.type == "cuda" and "cuda" in dropout:
+            if self.device.type == "cuda":
                 torch.cuda.set_rng_state(dropout["cuda"].cpu(), self.device)
+        else:
+            torch.manual_seed(fresh + 1 + process)
 
 
 def as_floats(pictures: Tensor) -> Tensor:
     """Return uint8 pictures as float32 in [-1, 1]; floating-point ones as they are."""
     return pictures / 127.5 - 1 if pictures.dtype == torch.uint8 else pictures
+
+
+def _fingerprint(pictures: Tensor) -> str:
+    content = pictures.cpu().contiguous().view(torch.uint8).numpy()
+    digest = hashlib.sha256(content.data).hexdigest()
+    return f"{pictures.dtype} {tuple(pictures.shape)} {digest}"
 
 
 def _check_pictures(pictures: Tensor, config: TrainConfig, processes: int) -> None:
@@ -848,20 +895,26 @@ def save_checkpoint(path: Path | str, trainer: Trainer) -> None:
         OSError: if the file cannot be written. The last checkpoint stays.
     """
     state = trainer.state_dict()
+    tensors = {
+        "model": trainer.model.parameters(),
+        "ema": trainer.ema.model.parameters(),
+        "optimizer": [m["exp_avg_sq"] for m in trainer.optimizer.state.values()],
+    }
+    for name, parts in tensors.items():
+        finite = all(bool(part.isfinite().all()) for part in parts)
+        if trainer.any_process(not finite):  # or one would stop, and others wait for it
+            raise FloatingPointError(
+                f"trainer: expected finite numbers after step {trainer.steps}, got "
+                f"others in its {name}; nothing was saved"
+            )
     if not trainer.accelerator.is_main_process:
         return
-    for name, weight in trainer.model.state_dict().items():
-        if not weight.isfinite().all():
-            raise FloatingPointError(
-                f"trainer: expected finite weights after step {trainer.steps}, got "
-                f"others in {name}; nothing was saved"
-            )
     buffer = io.BytesIO()
     torch.save(
         {
             "format": FORMAT,
             "config": asdict(trainer.config),
-            "pictures": _fingerprint(trainer.pictures),
+            "pictures": trainer.fingerprint,
             "state": state,
         },
         buffer,
@@ -887,7 +940,7 @@ def load_checkpoint(path: Path | str, trainer: Trainer) -> None:
     try:
         with zipfile.ZipFile(path) as parts:
             damaged = parts.testzip()
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
+    except Exception as error:  # a damaged directory raises many kinds
         raise ValueError(
             f"path: expected a checkpoint, got {path}: damaged or cut off ({error})"
         ) from error
@@ -897,7 +950,9 @@ def load_checkpoint(path: Path | str, trainer: Trainer) -> None:
         )
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        version = saved["format"]
+        version, config = saved["format"], saved["config"]
+        pictures, state = saved["pictures"], saved["state"]
+        clipped = config["pieces"] * len(state["dropout"])
     except Exception as error:  # torch raises many kinds; all mean the same here
         raise ValueError(
             f"path: expected a checkpoint of ddpm_nb, got {path}: something else"
@@ -908,25 +963,24 @@ def load_checkpoint(path: Path | str, trainer: Trainer) -> None:
             f"{path} was written by another version of ddpm_nb"
         )
     mine = asdict(trainer.config)
-    free = _MAY_CHANGE
-    if mine["clip"] != "each":  # there, a piece is what is clipped
-        free = free | {"pieces"}
-    for name, value in saved["config"].items():
-        if name not in free and mine.get(name) != value:
+    for name, value in config.items():
+        if name not in _MAY_CHANGE and mine.get(name) != value:
             raise ValueError(
                 f"{name}: expected {value!r}, with which {path} was trained, "
                 f"got {mine.get(name)!r}"
             )
-    if saved["pictures"] != _fingerprint(trainer.pictures):
+    pieces = trainer.config.pieces * trainer.accelerator.num_processes
+    if trainer.config.clip == "each" and pieces != clipped:
         raise ValueError(
-            f"pictures: expected those with which {path} was trained, got others"
+            f"pieces: expected {clipped} over all processes, with which {path} was "
+            f"trained (each is clipped by itself), got {pieces}"
         )
-    trainer.load_state_dict(saved["state"])
-
-
-def _fingerprint(pictures: Tensor) -> str:
-    content = pictures.cpu().contiguous().numpy()
-    return f"{tuple(pictures.shape)} {hashlib.sha256(content.data).hexdigest()}"
+    if pictures != trainer.fingerprint:
+        raise ValueError(
+            f"pictures: expected those with which {path} was trained, got others (a "
+            "folder is also read otherwise by another version of Pillow)"
+        )
+    trainer.load_state_dict(state)
 
 
 # %% [markdown]
@@ -1026,23 +1080,54 @@ def fit(
         FloatingPointError: if the loss is not finite. The last checkpoint is from
             before.
         OSError: if something cannot be written.
-        ValueError: if the checkpoint is damaged, or belongs to another run.
+        ValueError: if the checkpoint is damaged, or belongs to another run; if another
+            run is at work in the folder.
     """
-    start = time.monotonic()
-    folder, trainer = Path(folder), Trainer(config, pictures)
-    accelerator, checkpoint = trainer.accelerator, folder / "checkpoint.pt"
+    start, trainer = time.monotonic(), Trainer(config, pictures)
+    writes = trainer.accelerator.is_main_process
+    with _claimed(Path(folder)) if writes else nullcontext():
+        _run(trainer, Path(folder), start, notes or {}, progress)
+    return trainer
+
+
+def _run(
+    trainer: Trainer, folder: Path, start: float, notes: dict[str, str], progress: bool
+) -> None:
+    """Take up what is in the folder, and train until the budget is spent."""
+    config, accelerator = trainer.config, trainer.accelerator
+    checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists():
         load_checkpoint(checkpoint, trainer)
-    accelerator.wait_for_everyone()  # or the fastest might write before others look
+    elif (folder / "network.safetensors").exists():
+        raise ValueError(
+            f"folder: expected a run with its checkpoint.pt, or none, got {folder} with "
+            "a network and no checkpoint; nothing there was changed"
+        )
+    found = torch.tensor([trainer.steps, -trainer.steps], device=trainer.device)
+    most, least = accelerator.reduce(found, "max").abs().tolist()
+    if most != least:
+        raise ValueError(
+            f"folder: expected one that all processes see, got {folder}: some found a "
+            f"checkpoint of step {least}, others of step {most}"
+        )
     log = _Log(folder, config, trainer.steps) if accelerator.is_main_process else None
+
+    def keep() -> None:
+        about = {"steps": str(trainer.steps), **notes}
+        path = folder / "network.safetensors"
+        save_network(path, trainer.ema.model, config, **about)
+
+    if log is not None and trainer.steps:
+        keep()  # the last session may have been killed after its checkpoint
+    limit = math.inf if config.minutes is None else config.minutes
     bar = tqdm(
         total=config.steps,
         initial=trainer.steps,
-        disable=log is None or not progress,
+        disable=None if log is not None and progress else True,  # None: in terminals
         unit="step",
     )
     recent: list[Update] = []
-    over = False
+    over = trainer.any_process(limit <= 0)
     with bar:
         while trainer.steps < config.steps and not over:
             recent.append(trainer.step())
@@ -1050,7 +1135,7 @@ def fit(
             bar.update()
             # Processes must stop together; asking each other at every step would cost.
             if accelerator.num_processes == 1 or step % config.log_every == 0:
-                over = trainer.any_process(minutes >= (config.minutes or float("inf")))
+                over = trainer.any_process(minutes >= limit)
             saves = step % config.save_every == 0 or step == config.steps or over
             if saves or step % config.log_every == 0:
                 line = trainer.read(recent) | {"minutes": round(minutes, 3)}
@@ -1058,29 +1143,33 @@ def fit(
                 bar.set_postfix(loss=f"{line['loss']:.4f}")
                 if log is not None:
                     log.line(line)
-            if saves:
-                save_checkpoint(checkpoint, trainer)
-                if log is not None:
-                    about = {"steps": str(step), **(notes or {})}
-                    network = trainer.ema.model
-                    save_network(
-                        folder / "network.safetensors", network, config, **about
-                    )
+            # Samples first: what a checkpoint has passed is never done again.
             if config.sample_every and step % config.sample_every == 0:
                 drawn = trainer.sample(config.samples)
                 if log is not None:
                     log.sheet(step, drawn)
-    return trainer
+            if saves:
+                save_checkpoint(checkpoint, trainer)
+                if log is not None:
+                    keep()
+    if log is not None:
+        log.close()
 
 
 class _Log:
     """What a run writes for its reader, by the one process that writes."""
 
     def __init__(self, folder: Path, config: TrainConfig, steps: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.path = folder, folder / "log.jsonl"
         # A killed run may leave the part of a file, and lines beyond its checkpoint.
-        for part in folder.glob("*.part"):
+        for name in (
+            "config.json",
+            "checkpoint.pt",
+            "network.safetensors",
+            "log.jsonl",
+        ):
+            (folder / f"{name}.part").unlink(missing_ok=True)
+        for part in (folder / "samples").glob("*.png.part"):
             part.unlink()
         text = json.dumps(asdict(config), indent=1)
         write_whole(folder / "config.json", text.encode())
@@ -1094,19 +1183,54 @@ class _Log:
             self.writer = SummaryWriter(folder / "tensorboard", purge_step=steps + 1)
 
     def line(self, values: dict[str, Any]) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps(values) + "\n")
+        size = self.path.stat().st_size
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps(values) + "\n")
+        except OSError as error:
+            os.truncate(self.path, size)
+            raise OSError(
+                error.errno,
+                f"folder: cannot write {self.path} ({error.strerror}); the last "
+                "checkpoint is whole",
+            ) from error
         if self.writer is not None:
             for name in ("loss", "learning_rate", "gradient_length"):
                 if values[name] is not None:
                     self.writer.add_scalar(name, values[name], values["step"])
             self.writer.flush()
 
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
     def sheet(self, step: int, pictures: Tensor) -> None:
         (self.folder / "samples").mkdir(exist_ok=True)
         save_sheet(self.folder / "samples" / f"{step:08}.png", pictures)
         if self.writer is not None:
             self.writer.add_images("samples", (pictures.clamp(-1, 1) + 1) / 2, step)
+
+
+@contextmanager
+def _claimed(folder: Path) -> Iterator[None]:
+    """Keep a folder for one run; the claim ends with the process, however it ends.
+
+    Raises:
+        ValueError: if another run is at work there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        if os.name == "posix":
+            import fcntl
+
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ValueError(
+                    f"folder: expected one where no run is at work, got {folder}: "
+                    "another process trains there"
+                ) from error
+        yield
 
 
 def _step_of(line: str) -> float:
@@ -1176,14 +1300,29 @@ def save_sheet(path: Path | str, pictures: Tensor) -> None:
 # print("weights equal:", equal(straight.model, resumed.model))
 # print("averages equal:", equal(straight.ema.model, resumed.ema.model))
 # print("losses equal:", logged(workshop / "straight") == logged(workshop / "parts"))
-# print("in the folder:", *sorted(p.name for p in (workshop / "parts").iterdir()))
+# print("in the folder:", *sorted(p.name for p in (workshop / "parts").glob("[!.]*")))
 
 # %% [markdown]
 # ## Your own pictures
 #
-# A folder of pictures in any usual format and of any size will do. Each is cut to a square in its middle and scaled. The network halves the size three times, so 32 pixels, or any other multiple of 8, fit the paper's network.
+# A folder of pictures in any usual format (8 bits a channel) and of any size will do. Each is cut to a square in its middle and scaled. The network halves the size three times, so 32 pixels, or any other multiple of 8, fit the paper's network.
 
 # %%
+_PICTURES = {
+    ".avif",
+    ".bmp",
+    ".gif",
+    ".jpeg",
+    ".jpg",
+    ".pgm",
+    ".png",
+    ".ppm",
+    ".tif",
+    ".tiff",
+    ".webp",
+}
+
+
 def load_folder(folder: Path | str, size: int = 32, channels: int = 3) -> Tensor:
     """Read all pictures in a folder and the folders below it.
 
@@ -1208,18 +1347,28 @@ def load_folder(folder: Path | str, size: int = 32, channels: int = 3) -> Tensor
         raise ValueError(f"size: expected at least 1, got {size}")
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"folder: expected a folder, got {folder}")
-    known = Image.registered_extensions()
-    paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in known)
+    paths = sorted(
+        path
+        for path in Path(folder).rglob("*")
+        if path.suffix.lower() in _PICTURES and not path.name.startswith(".")
+    )
     if not paths:
         raise ValueError(f"folder: expected pictures in {folder}, got none")
     pictures = []
     for path in paths:
         try:
             with Image.open(path) as file:
+                if file.mode in ("I", "F") or file.mode.startswith("I;16"):
+                    raise ValueError(f"more than 8 bits a channel, mode {file.mode}")
                 picture = ImageOps.exif_transpose(file).convert("RGBA")
-        except (OSError, SyntaxError, ValueError) as error:
+        except (
+            OSError,
+            SyntaxError,
+            ValueError,
+            Image.DecompressionBombError,
+        ) as error:
             raise ValueError(
-                f"folder: expected pictures, got {path}, which is broken ({error})"
+                f"folder: expected pictures, got {path}, which is broken or of a kind that is not read ({error})"
             ) from error
         white = Image.new("RGBA", picture.size, "white")
         flat = Image.alpha_composite(white, picture).convert("RGB")

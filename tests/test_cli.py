@@ -156,8 +156,14 @@ def test_sample_from_a_run_and_from_diffusers(
         "2",
     ]
     assert _cli.main([*theirs, "--count", "1", "--size", "8"]) == 0
-    assert _cli.main([*common, "--steps", "11"]) == 2
-    assert "steps" in capsys.readouterr().err
+    for more, complaint in (
+        (["--steps", "11"], "steps"),
+        (["--eta", "0.5"], "--eta: expected with --method ddim"),
+        (["--method", "ddim", "--variance", "small"], "--variance: expected with"),
+        (["--out", str(folder / "x.json")], "ends in .png"),
+    ):
+        assert _cli.main([*common, *more]) == 2
+        assert complaint in capsys.readouterr().err
 
 
 def test_evaluate_prints_and_writes_the_bound(

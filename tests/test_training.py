@@ -53,7 +53,8 @@ def config(**choice: Any) -> TrainConfig:
 @pytest.fixture(scope="module")
 def pictures() -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (20, 1, 8, 8), generator=generator).byte()
+    # 3 batches of 8 in each round: after 10 steps a round is half done.
+    return torch.randint(0, 256, (28, 1, 8, 8), generator=generator).byte()
 
 
 def gradient(trainer: Trainer) -> Tensor:
@@ -245,12 +246,12 @@ def test_update_is_algorithm_1_with_adam_and_average(pictures: Tensor) -> None:
                 w.detach().clone() if k == 0 else 0.7 * average[i] + 0.3 * w.detach()
             )
     # Adam divides by a gradient's size: where a gradient is nothing but rounding, so is its step.
-    assert float((weights(trainer.model) - weights(model)).abs().median()) < 1e-6
+    clear = torch.cat([part.flatten() for part in v]).sqrt() > 1e-6
+    assert clear.float().mean() > 0.4
+    assert float((weights(trainer.model) - weights(model)).abs()[clear].max()) < 1e-4
     flat = torch.cat([part.flatten() for part in average])
-    assert float((weights(trainer.ema.model) - flat).abs().median()) < 1e-6
-    assert (
-        float((flat - weights(model)).abs().median()) > 1e-4
-    )  # the two are not the same
+    assert float((weights(trainer.ema.model) - flat).abs()[clear].max()) < 1e-4
+    assert float((flat - weights(model)).abs()[clear].median()) > 1e-3  # not the same
 
 
 @pytest.mark.parametrize(("flip", "expected"), [(True, 0.5), (False, 0.0)])
@@ -583,12 +584,16 @@ def damaged(kind: str, good: Path) -> None:
         content = bytearray(len(content))
     elif kind == "zeros inside":
         content[len(content) // 2 : len(content) // 2 + 64] = bytes(64)
+    elif kind == "a bit":  # in the list of the file's parts, at the end
+        content[-30] ^= 4
     elif kind == "empty":
         content = bytearray()
     good.write_bytes(content)
 
 
-@pytest.mark.parametrize("kind", ["cut in half", "zeros", "zeros inside", "empty"])
+@pytest.mark.parametrize(
+    "kind", ["cut in half", "zeros", "zeros inside", "empty", "a bit"]
+)
 def test_a_damaged_checkpoint_is_noticed_before_anything_changes(
     kind: str, saved: Path, pictures: Tensor
 ) -> None:
@@ -596,7 +601,9 @@ def test_a_damaged_checkpoint_is_noticed_before_anything_changes(
     trainer = Trainer(config(), pictures)
     before = trainer.state_dict()
     before = {**before, "model": {k: v.clone() for k, v in before["model"].items()}}
-    with pytest.raises(ValueError, match=r"good\.pt: .*(damaged|cut off)"):
+    with pytest.raises(
+        ValueError, match=r"good\.pt: .*(damaged|cut off|something else)"
+    ):
         load_checkpoint(saved, trainer)
     assert same(trainer.state_dict(), before)
 
@@ -635,7 +642,7 @@ def test_a_checkpoint_of_another_version_is_refused(
         {"T": 20},
         {"channels": 16},
         {"seed": 3},
-        {"learning_rate": 1.0},
+        {"ema_decay": 0.5},
         {"flip": False},
         {"schedule": "cosine"},
     ],
@@ -661,6 +668,104 @@ def test_a_run_may_go_on_with_another_budget_and_machine(
     assert trainer.steps == 1
 
 
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ({"channels_last": True}, {"channels_last": False}),
+        ({"channels_last": False}, {"channels_last": True}),
+        ({"pieces": 1}, {"pieces": 4}),
+        ({"precision": "float32"}, {"precision": "fp16"}),
+        ({"precision": "fp16"}, {"precision": "float32"}),
+    ],
+)
+def test_a_run_that_goes_on_in_another_way_learns_the_same(
+    first: dict[str, Any], then: dict[str, Any], pictures: Tensor, tmp_path: Path
+) -> None:
+    straight = fit(
+        config(**first, steps=8, learning_rate=1e-2),
+        pictures,
+        tmp_path / "a",
+        progress=False,
+    )
+    fit(
+        config(**first, steps=5, learning_rate=1e-2),
+        pictures,
+        tmp_path / "b",
+        progress=False,
+    )
+    other = fit(
+        config(**then, steps=8, learning_rate=1e-2),
+        pictures,
+        tmp_path / "b",
+        progress=False,
+    )
+    far = (weights(straight.model) - weights(other.model)).abs()
+    # Three steps of 0.01 each: weights paired with another's memory would be off by as much.
+    assert float(far.mean()) < (2e-3 if "precision" in first else 1e-4)
+
+
+def test_clipping_each_piece_keeps_its_pieces(pictures: Tensor, tmp_path: Path) -> None:
+    fit(config(clip="each", pieces=2, steps=1), pictures, tmp_path, progress=False)
+    with pytest.raises(
+        ValueError, match=r"pieces: expected 2 over all processes, .*, got 4"
+    ):
+        fit(config(clip="each", pieces=4, steps=2), pictures, tmp_path, progress=False)
+
+
+def test_two_runs_in_one_folder_are_refused(pictures: Tensor, tmp_path: Path) -> None:
+    from ddpm_nb.training import _claimed
+
+    (tmp_path / "foreign.part").write_bytes(b"somebody's download")
+    with (
+        _claimed(tmp_path),
+        pytest.raises(ValueError, match="another process trains there"),
+    ):
+        fit(config(steps=1), pictures, tmp_path, progress=False)
+    assert fit(config(steps=1), pictures, tmp_path, progress=False).steps == 1
+    assert (tmp_path / "foreign.part").exists()
+
+
+def test_a_lost_network_is_written_again_and_a_lost_checkpoint_is_noticed(
+    pictures: Tensor, tmp_path: Path
+) -> None:
+    fit(config(steps=3), pictures, tmp_path, progress=False)
+    path = tmp_path / "network.safetensors"
+    whole = weights(load_network(path)[0])
+    path.unlink()
+    fit(config(steps=3), pictures, tmp_path, progress=False)
+    assert torch.equal(weights(load_network(path)[0]), whole)
+    (tmp_path / "checkpoint.pt").unlink()
+    log_before = (tmp_path / "log.jsonl").read_bytes()
+    with pytest.raises(ValueError, match="a network and no checkpoint"):
+        fit(config(steps=3), pictures, tmp_path, progress=False)
+    assert (tmp_path / "log.jsonl").read_bytes() == log_before
+    assert torch.equal(weights(load_network(path)[0]), whole)
+
+
+def test_no_minutes_are_no_steps(pictures: Tensor, tmp_path: Path) -> None:
+    assert (
+        fit(config(steps=5, minutes=0.0), pictures, tmp_path, progress=False).steps == 0
+    )
+
+
+def test_another_number_of_processes_gives_dropout_new_numbers(
+    saved: Path, pictures: Tensor
+) -> None:
+    trainer = Trainer(config(), pictures)
+    state = torch.load(saved)["state"]
+    trainer.load_state_dict({**state, "dropout": state["dropout"] * 2})
+    fresh = torch.get_rng_state()
+    Trainer(config(), pictures)
+    assert not torch.equal(
+        torch.get_rng_state(), fresh
+    )  # not those of the run's first step
+    trainer.load_state_dict(
+        {**state, "device": "cuda", "generator": torch.zeros(16).byte()}
+    )
+    assert trainer.steps == 1
+    trainer.step()
+
+
 def test_other_pictures_are_refused(saved: Path, pictures: Tensor) -> None:
     with pytest.raises(ValueError, match="pictures: expected those with which"):
         load_checkpoint(saved, Trainer(config(), pictures.flip(0)))
@@ -671,10 +776,19 @@ def test_weights_that_are_not_finite_are_never_saved(
 ) -> None:
     good = saved.read_bytes()
     trainer = Trainer(config(), pictures)
-    trainer.model.head.bias.data[0] = float("nan")
-    with pytest.raises(FloatingPointError, match=r"head\.bias"):
-        save_checkpoint(saved, trainer)
-    assert saved.read_bytes() == good
+    trainer.step()
+    for name, part in (
+        ("model", trainer.model.head.bias.data),
+        ("ema", trainer.ema.model.head.bias),
+        ("optimizer", next(iter(trainer.optimizer.state.values()))["exp_avg_sq"]),
+    ):
+        before = part.clone()
+        part.view(-1)[0] = float("nan")
+        with pytest.raises(FloatingPointError, match=f"others in its {name}"):
+            save_checkpoint(saved, trainer)
+        assert saved.read_bytes() == good
+        part.copy_(before)
+    save_checkpoint(saved, trainer)
 
 
 def test_a_run_that_blows_up_stops_and_keeps_its_last_checkpoint(
@@ -723,11 +837,16 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> Non
 @pytest.mark.parametrize("clip", ["mean", "each"])
 def test_two_processes_equal_one(clip: str, tmp_path: Path) -> None:
     command = [
-        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-        "--mixed_precision", "no", "--dynamo_backend", "no", str(HERE / "two_processes.py"),
-        str(tmp_path / "two"), clip,
+        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+        "--num_machines", "1", "--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no",
+        str(HERE / "two_processes.py"), str(tmp_path / "two"), clip,
     ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "ACCELERATE_USE_CPU": "true",
+        "PYTHONPATH": str(HERE.parent),
+    }
     done = subprocess.run(
         command,
         capture_output=True,
@@ -740,6 +859,8 @@ def test_two_processes_equal_one(clip: str, tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     two_processes.main(tmp_path / "one", clip)
     torch.set_num_threads(threads)
+    ranks = [torch.load(tmp_path / "two" / f"rank{rank}.pt") for rank in (0, 1)]
+    assert same(*ranks)
     one, two = (torch.load(tmp_path / name / "gradient.pt") for name in ("one", "two"))
     for a, b in zip(one, two, strict=True):
         assert torch.allclose(a, b, atol=1e-7)
@@ -754,6 +875,10 @@ def test_two_processes_equal_one(clip: str, tmp_path: Path) -> None:
     for name in ("one", "two"):
         sheets = sorted(p.name for p in (tmp_path / name / "run" / "samples").iterdir())
         assert sheets == ["00000002.png", "00000004.png"]
+        sheet = pixels(tmp_path / name / "run" / "samples" / "00000004.png")
+        drawn = [sheet[i : i + 8, j : j + 8] for i, j in ((0, 0), (0, 8), (8, 0))]
+        for i in range(3):  # no process repeats another's pictures
+            assert not (drawn[i] == drawn[i - 1]).all()
         state = torch.load(tmp_path / name / "run" / "checkpoint.pt")["state"]
         assert state["steps"] == 4
         assert len(state["dropout"]) == (1 if name == "one" else 2)
@@ -766,6 +891,10 @@ def test_two_processes_equal_one(clip: str, tmp_path: Path) -> None:
     ("choice", "message"),
     [
         ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
+        ({"batch_size": 8.5}, "batch_size: expected a whole number, got 8.5"),
+        ({"save_every": True}, "save_every: expected a whole number, got True"),
+        ({"ema_decay": 1.0}, r"ema_decay: expected a number in \[0, 1\), got 1.0"),
+        ({"dropout": 2.0}, "dropout: expected a number in"),
         ({"learning_rate": float("nan")}, "learning_rate: expected a positive number"),
         ({"clip": "both"}, "clip: expected one of mean, each, none, got 'both'"),
         ({"precision": "fp8"}, "precision: expected one of"),
@@ -785,10 +914,14 @@ def test_configurations_that_make_no_sense_are_refused(
 
 def test_a_configuration_of_another_version_is_refused() -> None:
     text = json.dumps({**asdict(config()), "colour": "blue"})
-    with pytest.raises(ValueError, match=r"of this version, got .'colour'"):
+    with pytest.raises(ValueError, match=r"of this version, got another: .'colour'"):
         TrainConfig.from_json(text)
     with pytest.raises(ValueError, match="of this version"):
         TrainConfig.from_json("[1]")
+    with pytest.raises(ValueError, match="'T'"):
+        TrainConfig.from_json(
+            json.dumps({k: v for k, v in asdict(config()).items() if k != "T"})
+        )
 
 
 @pytest.mark.parametrize(
@@ -852,6 +985,20 @@ def test_a_broken_picture_is_named(tmp_path: Path) -> None:
         (tmp_path / "b.png").write_bytes(content)
         with pytest.raises(ValueError, match=r"b\.png, which is broken"):
             load_folder(tmp_path)
+
+
+def test_pictures_of_16_bits_are_refused_and_other_files_left_alone(
+    tmp_path: Path,
+) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "b.pdf").write_bytes(b"%PDF nonsense")
+    (tmp_path / "._a.png").write_bytes(b"what some systems leave beside a file")
+    assert len(load_folder(tmp_path, size=8)) == 1
+    Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000).save(
+        tmp_path / "c.png"
+    )
+    with pytest.raises(ValueError, match=r"c\.png.*more than 8 bits"):
+        load_folder(tmp_path)
 
 
 def test_folders_without_pictures_are_refused(tmp_path: Path) -> None:

@@ -30,23 +30,21 @@ def main(folder: Path, clip: str) -> None:
     trainer = Trainer(config, pictures)
     update = trainer.step()
     line = trainer.read([update])
+    rank = trainer.accelerator.process_index
+    folder.mkdir(parents=True, exist_ok=True)
     if trainer.accelerator.is_main_process:
-        folder.mkdir(parents=True)
         gradient = [weight.grad for weight in trainer.model.parameters()]
         torch.save(gradient, folder / "gradient.pt")
         (folder / "line.json").write_text(json.dumps(line))
-    fit(
-        TrainConfig(**CONFIG, clip=clip, pieces=pieces, steps=3),
-        pictures,
-        folder / "run",
-        progress=False,
-    )
-    fit(
-        TrainConfig(**CONFIG, clip=clip, pieces=pieces, steps=4),
-        pictures,
-        folder / "run",
-        progress=False,
-    )
+    for steps in (3, 4):  # the second goes on where the first stopped
+        config = TrainConfig(**CONFIG, clip=clip, pieces=pieces, steps=steps)
+        trainer = fit(config, pictures, folder / "run", progress=False)
+    mine = [
+        trainer.model.state_dict(),
+        trainer.ema.model.state_dict(),
+        trainer.optimizer.state_dict(),
+    ]
+    torch.save(mine, folder / f"rank{rank}.pt")
 
 
 if __name__ == "__main__":
