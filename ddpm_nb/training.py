@@ -159,7 +159,7 @@ class EMA:
 #
 # figure, ax = plt.subplots(figsize=(6, 2.6))
 # ax.plot(range(0, UPDATES, 6), raw[::6], ".", color=fig.GREY, markersize=2)
-# places = ((180, -1.7), (160, 3.6), (760, 2.2))
+# places = ((130, -3.5), (160, 3.6), (900, 2.4))
 # colors = (fig.ORANGE, fig.GREEN, fig.BLUE)
 # for (decay, line), place, color in zip(smooth.items(), places, colors):
 #     ax.plot(range(0, UPDATES, 6), line[::6], color=color)
@@ -1381,7 +1381,7 @@ def load_folder(folder: Path | str, size: int = 32, channels: int = 3) -> Tensor
 # %% [markdown]
 # Here is such a folder: 300 discs and squares, each of another size, place and colour. A small network learns them for a short while, in bf16.
 
-# %% mystnb={"image": {"alt": "Two rows of eight small colour pictures. Upper row, the data: a disc or a square in one colour on a ground of another. Lower row, drawn after a short training: mottled patches of colour; here and there a spot, most without a clear shape."}} tags=["active-ipynb", "nbval-ignore-output"]
+# %% mystnb={"image": {"alt": "Two rows of eight small colour pictures. Upper row, the data: a disc or a square in one colour on a ground of another. Lower row, drawn after a short training: mottled patches of colour; here and there a spot, most without a clear shape.", "classes": "photo"}} tags=["active-ipynb", "nbval-ignore-output"]
 # from PIL import Image, ImageDraw
 #
 # shapes = workshop / "shapes"
@@ -1402,13 +1402,15 @@ def load_folder(folder: Path | str, size: int = 32, channels: int = 3) -> Tensor
 # run = fit(TrainConfig(**choice), own, workshop / "own", progress=False)
 # print(f"{run.steps} steps in {time.perf_counter() - start:.0f} s")
 # drawn = run.sample(8)
-# fig.picture_rows([as_floats(own[:8]), drawn], ["folder", "drawn"], [""] * 8, size=0.7)
+# rows = [as_floats(own[:8]), drawn]
+# figure = fig.picture_rows(rows, ["", ""], [""] * 8, size=0.7)
+# figure.set_facecolor("none")
 # plt.show()
 # losses = logged(workshop / "own")
 # assert losses[-1] < losses[0] / 2 and drawn.shape == (8, 3, 16, 16)
 
 # %% [markdown]
-# That is far too short for good pictures. It shows that all parts work together, and the same call with `steps=100_000` is the real thing. On the command line:
+# Above: eight pictures of the folder. Below: eight that were drawn. That is far too short a training for good ones. It shows that all parts work together, and the same call with `steps=100_000` is the real thing. On the command line:
 #
 # ```
 # ddpm-nb train --data path/to/pictures --size 32 --out runs/mine --precision bf16
