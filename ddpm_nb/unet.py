@@ -1141,13 +1141,13 @@ def _provenance(source: str, config: dict[str, Any]) -> str:
 # %% [markdown]
 # ## Speed
 #
-# On a CPU, arithmetic is not everything. `make bench` runs one training step and one sampling step in turn with diffusers' network and prints ratios; what it printed on one machine is kept in `benchmarks/README.md`. With `--ablate` it takes one trick away at a time. The tricks:
+# On a CPU, arithmetic is not everything. `make bench` runs one training step and one sampling step in turn with diffusers' network and prints ratios; what it printed on one machine is kept in `benchmarks/README.md`. With `--ablate` it takes one trick away at a time, and the same file says what each of them brought. The tricks:
 #
 # - **Half precision.** Many server CPUs of recent years multiply numbers of 16 bits (bfloat16: the range of float32, with about three digits) at least twice as fast. Convolutions are most of the work, so this is the largest gain. In training, `torch.autocast` keeps the weights in float32 and rounds them for each product; a network that only samples can be rounded for good: `net.to(torch.bfloat16)`. It still takes and gives float32 pictures.
 # - **`net.to(memory_format=torch.channels_last)`.** A picture's numbers then lie in memory pixel by pixel, all channels of a pixel side by side, as convolutions like to read them. And `rearrange(x, "b c h w -> b (h w) c")` in the attention costs nothing: that *is* the order. Shapes and results stay as they are.
 # - **Dropout** from 16 random bits a number. Torch's own draw takes one number after the other, on one core only.
 # - **Attention by its formula.** For 256 pixels the table of weights is small. Two products of matrices in half precision are quicker on a CPU than torch's combined kernel, which works in small pieces. On a GPU it is the other way round, and the code asks.
-# - **$q$, $k$ and $v$ in one product**: one large product keeps the cores busier than three small ones. The three layers stay three in the file.
+# - **$q$, $k$ and $v$ in one product**: hoped to keep the cores busier than three small ones. The measurement says: no difference. The three layers stay three in the file.
 # - **GroupNorm in float32.** For few channels a group and channels_last, torch's kernel for half precision is slow on CPUs, and its sums are less exact.
 # - **Once instead of 22 times**: every block would apply SiLU to the same time vector.
 #
