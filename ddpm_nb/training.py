@@ -159,7 +159,7 @@ class EMA:
 #
 # figure, ax = plt.subplots(figsize=(6, 2.6))
 # ax.plot(range(0, UPDATES, 6), raw[::6], ".", color=fig.GREY, markersize=2)
-# places = ((130, -3.5), (160, 3.6), (900, 2.4))
+# places = ((130, -3.5), (160, 3.6), (900, 3.0))
 # colors = (fig.ORANGE, fig.GREEN, fig.BLUE)
 # for (decay, line), place, color in zip(smooth.items(), places, colors):
 #     ax.plot(range(0, UPDATES, 6), line[::6], color=color)
