@@ -35,6 +35,7 @@ import io
 import json
 import math
 import os
+import platform
 import time
 import warnings
 import zipfile
@@ -1062,9 +1063,10 @@ def fit(
     """Train, or go on training, until the budget of steps or minutes is spent.
 
     The folder gets `config.json`, `checkpoint.pt` (all that is needed to go on),
-    `network.safetensors` (the averaged weights), `log.jsonl` (one line every
-    `log_every` steps), `samples/` and `tensorboard/` if asked for. With several
-    processes, all must see it.
+    `network.safetensors` (the averaged weights, with the steps, the minutes of all
+    sessions, the hardware of the last one, and `notes`), `log.jsonl` (one line every
+    `log_every` steps; its minutes, too, are those of all sessions), `samples/` and
+    `tensorboard/` if asked for. With several processes, all must see it.
 
     Args:
         config: how to train.
@@ -1112,13 +1114,18 @@ def _run(
         )
     log = _Log(folder, config, trainer.steps) if accelerator.is_main_process else None
 
-    def keep() -> None:
-        about = {"steps": str(trainer.steps), **notes}
+    def keep(minutes: float) -> None:
+        about = {
+            "steps": str(trainer.steps),
+            "minutes": f"{minutes:.1f}",
+            "hardware": _hardware(trainer.device, accelerator.num_processes),
+            **notes,
+        }
         path = folder / "network.safetensors"
         save_network(path, trainer.ema.model, config, **about)
 
     if log is not None and trainer.steps:
-        keep()  # the last session may have been killed after its checkpoint
+        keep(log.minutes)  # the last session may have been killed after its checkpoint
     limit = math.inf if config.minutes is None else config.minutes
     bar = tqdm(
         total=config.steps,
@@ -1138,11 +1145,11 @@ def _run(
                 over = trainer.any_process(minutes >= limit)
             saves = step % config.save_every == 0 or step == config.steps or over
             if saves or step % config.log_every == 0:
-                line = trainer.read(recent) | {"minutes": round(minutes, 3)}
+                line = trainer.read(recent)
                 recent = []
                 bar.set_postfix(loss=f"{line['loss']:.4f}")
                 if log is not None:
-                    log.line(line)
+                    log.line(line | {"minutes": round(log.minutes + minutes, 3)})
             # Samples first: what a checkpoint has passed is never done again.
             if config.sample_every and step % config.sample_every == 0:
                 drawn = trainer.sample(config.samples)
@@ -1151,7 +1158,7 @@ def _run(
             if saves:
                 save_checkpoint(checkpoint, trainer)
                 if log is not None:
-                    keep()
+                    keep(log.minutes + minutes)
     if log is not None:
         log.close()
 
@@ -1175,6 +1182,8 @@ class _Log:
         write_whole(folder / "config.json", text.encode())
         old = self.path.read_text().splitlines() if self.path.exists() else []
         kept = [line for line in old if _step_of(line) <= steps]
+        # How long the earlier sessions took, together.
+        self.minutes: float = json.loads(kept[-1]).get("minutes", 0.0) if kept else 0.0
         write_whole(self.path, "".join(line + "\n" for line in kept).encode())
         self.writer: Any = None
         if config.tensorboard:
@@ -1209,6 +1218,13 @@ class _Log:
         save_sheet(self.folder / "samples" / f"{step:08}.png", pictures)
         if self.writer is not None:
             self.writer.add_images("samples", (pictures.clamp(-1, 1) + 1) / 2, step)
+
+
+def _hardware(device: torch.device, processes: int) -> str:
+    if device.type == "cuda":
+        return f"{processes} x {torch.cuda.get_device_name(device)}"
+    cores = f"{processes} x {torch.get_num_threads()} threads"
+    return f"{device.type} ({platform.machine()}), {cores}"
 
 
 @contextmanager

@@ -526,6 +526,35 @@ def test_a_step_turns_by_the_difference_of_two_angles() -> None:
         x = step.x
 
 
+@pytest.mark.equation("eq-same-flow")
+@pytest.mark.parametrize("k", [0.5, 1.3, 2.7])
+def test_means_move_as_the_perfect_velocity_says(k: float) -> None:
+    """d/dphi E cos(k x): by the characteristic function of a mixture, and as a mean over the perfect velocity."""
+    weights, means, std = np.array([0.3, 0.7]), np.array([-1.0, 0.6]), 0.2
+    mixture = GaussianMixture(list(weights), means[:, None].tolist(), [std, std])
+    schedule = Schedule.linear()
+
+    def mean_of_cosine(phi: float) -> float:
+        var = np.cos(phi) ** 2 * std**2 + np.sin(phi) ** 2
+        return float(
+            weights @ (np.cos(k * np.cos(phi) * means) * np.exp(-(k**2) * var / 2))
+        )
+
+    x = torch.linspace(-9, 9, 20_001, dtype=torch.float64)
+    for t in (30, 200, 600):
+        signal, noise = schedule.alpha_bar[t].sqrt(), (1 - schedule.alpha_bar[t]).sqrt()
+        phi, h = float(torch.arctan2(noise, signal)), 1e-5
+        slope = (mean_of_cosine(phi + h) - mean_of_cosine(phi - h)) / (2 * h)
+        times = torch.full((len(x),), t)
+        predicted = optimal_noise(mixture, schedule)(x[:, None], times)[:, 0]
+        velocity = (predicted - noise * x) / signal
+        width = (signal**2 * std**2 + noise**2).sqrt()
+        bumps = torch.distributions.Normal(signal * torch.tensor(means), width)
+        density = bumps.log_prob(x[:, None]).exp() @ torch.tensor(weights)
+        moved = torch.trapezoid(density * -k * (k * x).sin() * velocity, x)
+        assert float(moved) == pytest.approx(slope, abs=1e-7)
+
+
 @pytest.mark.equation("eq-ddim-shrink")
 @every_spacing
 @pytest.mark.parametrize("steps", [1, 2, 7, 40])

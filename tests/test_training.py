@@ -548,6 +548,8 @@ def test_everything_is_written_beside_the_result(
     assert torch.equal(weights(network), weights(trainer.ema.model))
     assert not network.training
     assert torch.equal(schedule.beta, trainer.noise_schedule.beta)
+    assert about.pop("hardware").startswith("cpu (")
+    assert about.pop("minutes") == f"{lines[-1]['minutes']:.1f}"
     assert about == {"pictures": "noise", "steps": "7"}
 
 
@@ -566,6 +568,9 @@ def test_minutes_end_a_session_and_the_next_goes_on(
         progress=False,
     )
     assert second.steps == first.steps + 3
+    # The second session took far less than the first; the log goes on counting.
+    minutes = [line["minutes"] for line in log(tmp_path / "run")]
+    assert minutes[0] > 0.004 and minutes == sorted(minutes)
 
 
 @pytest.fixture
