@@ -13,6 +13,9 @@ export JUPYTER_PREFER_ENV_PATH := 1
 # Python's own warnings about the debugger in frozen modules are noise in every kernel start.
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
+# A chapter shows the authors' weights where it can reach the hub (143 MB); here nothing is fetched, so that every run is the same.
+export HF_HUB_OFFLINE := 1
+
 # A clock for the last line of a command; it starts after the set-up.
 START = @mkdir -p _build && date +%s > _build/started
 

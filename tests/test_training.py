@@ -77,25 +77,51 @@ def averaged(values: list[float], decay: float) -> float:
     return float(ema.model.weight)
 
 
+def shares(k: int, decay: float) -> list[float]:
+    """How much each of k values counts: averages of sequences that are 1 at one place and 0 elsewhere."""
+    return [averaged([float(i == j) for i in range(k)], decay) for j in range(k)]
+
+
 @pytest.mark.equation("eq-ema-weights")
-@pytest.mark.parametrize("decay", [0.0, 0.3, 0.99])
-def test_average_is_the_weighted_sum(decay: float) -> None:
-    """Each value's weight is read off by averaging a sequence that is 1 there and 0 elsewhere."""
-    k = 7
-    got = [averaged([float(i == j) for i in range(k)], decay) for j in range(k)]
-    expected = [decay ** (k - 1)] + [
-        (1 - decay) * decay**i for i in range(k - 2, -1, -1)
+def test_average_is_the_weighted_sum() -> None:
+    # Decays 0, 1/10, 2/11, 1/4, and from the fifth on 0.3, worked out by hand.
+    got = shares(7, 0.3)
+    late = 0.3**3
+    expected = [
+        late * 0.25 * 2 / 11 * 0.1,
+        late * 0.25 * 2 / 11 * 0.9,
+        late * 0.25 * 9 / 11,
+        late * 0.75,
+        0.7 * 0.3**2,
+        0.7 * 0.3,
+        0.7,
     ]
     assert got == pytest.approx(expected, abs=1e-14)
     assert sum(got) == pytest.approx(1, abs=1e-14)
+    assert shares(4, 0.0) == [0, 0, 0, 1]
+
+
+@pytest.mark.equation("eq-ema-start")
+def test_the_beginning_is_soon_forgotten() -> None:
+    """Sums of shares against ratios of binomials: nine factors each, as SymPy counts them."""
+    k = 40
+    got = np.cumsum(shares(k, 0.9999))
+    ratio = [
+        float(sympy.rf(j, 9) / sympy.rf(k, 9))  # j (j + 1) ... (j + 8)
+        for j in range(1, k + 1)
+    ]
+    assert got == pytest.approx(ratio, abs=1e-13)
+    half = averaged([1.0] * 1000 + [0.0] * 1000, 0.9999)
+    assert half == pytest.approx(2**-9, rel=0.02)
 
 
 @pytest.mark.equation("def-ema")
 def test_average_starts_as_a_copy_and_keeps_what_does_not_change() -> None:
     assert averaged([3.25], 0.9999) == 3.25
     assert averaged([3.25] * 50, 0.9) == pytest.approx(3.25, abs=1e-14)
-    # Half-way between: the average of two values with decay 1/2.
-    assert averaged([1.0, 2.0], 0.5) == 1.5
+    # The second update keeps a tenth, or less if the decay is less.
+    assert averaged([1.0, 2.0], 0.5) == pytest.approx(1.9, abs=1e-14)
+    assert averaged([1.0, 2.0], 0.05) == pytest.approx(1.95, abs=1e-14)
 
 
 @pytest.mark.equation("eq-ema-variance")
@@ -125,7 +151,7 @@ def test_buffers_are_copied_and_never_averaged() -> None:
         ema.update(model)
     assert float(ema.model.running_mean) == 10
     assert int(ema.model.num_batches_tracked) == 10
-    assert float(ema.model.weight) == 5
+    assert float(ema.model.weight) == 9  # a tenth of 0, nine tenths of 10
 
 
 def test_average_leaves_the_model_alone() -> None:
@@ -242,9 +268,8 @@ def test_update_is_algorithm_1_with_adam_and_average(pictures: Tensor) -> None:
                 (v[i] / (1 - 0.999 ** (k + 1))).sqrt() + 1e-8
             )
             w.data -= rate * step
-            average[i] = (
-                w.detach().clone() if k == 0 else 0.7 * average[i] + 0.3 * w.detach()
-            )
+            keep = min(0.7, k / (k + 9))
+            average[i] = keep * average[i] + (1 - keep) * w.detach()
     # Adam divides by a gradient's size: where a gradient is nothing but rounding, so is its step.
     clear = torch.cat([part.flatten() for part in v]).sqrt() > 1e-6
     assert clear.float().mean() > 0.4

@@ -2,6 +2,7 @@
 
 The pictures are drawn with two dots for each pixel of a page (`ddpm_nb/_figures.py`). matplotlib writes them in full
 colour, though they have few colours; a palette keeps every one that an eye tells apart, at a third of the bytes.
+Photographs (class `photo`) have too many colours for that and become WebP.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 LIMIT = 60_000  # bytes
 IMAGE = re.compile(r"<img\b[^>]*>")
 DENSITY = 2  # dots of a picture for each pixel of a page
+PHOTOS: set[str] = set()  # the file names of photographs, found on the pages
 
 
 def shrink(path: Path) -> None:
@@ -46,11 +48,25 @@ def shrink(path: Path) -> None:
         new.unlink()
 
 
+def as_webp(path: Path) -> None:
+    """Put a WebP in the place of a PNG, as good as the limit allows."""
+    new = path.with_suffix(".webp")
+    with Image.open(path) as picture:
+        for quality in range(95, 20, -5):
+            picture.save(new, quality=quality, method=6)
+            if new.stat().st_size <= LIMIT:
+                break
+    path.unlink()
+
+
 def finish(app: Sphinx, error: Exception | None) -> None:
     """After the build: every picture that was copied to the site."""
     if error is None and app.builder.format == "html":
         for path in sorted(Path(app.outdir, "_images").glob("*.png")):
-            shrink(path)
+            if path.name in PHOTOS:
+                as_webp(path)
+            else:
+                shrink(path)
 
 
 def sized(tag: str, original: Path) -> str:
@@ -79,12 +95,15 @@ def place(
     }
 
     def one(match: re.Match[str]) -> str:
-        name = re.search(r'\bsrc="(?:[^"]*/)?([^"/]+\.png)"', match[0])
-        return (
-            sized(match[0], originals[name[1]])
-            if name and name[1] in originals
-            else match[0]
-        )
+        tag = match[0]
+        name = re.search(r'\bsrc="(?:[^"]*/)?([^"/]+\.png)"', tag)
+        if not name or name[1] not in originals:
+            return tag
+        tag = sized(tag, originals[name[1]])
+        if re.search(r'\bclass="[^"]*\bphoto\b', tag):
+            PHOTOS.add(name[1])
+            tag = tag.replace(name[1], f"{name[1][:-4]}.webp")
+        return tag
 
     context["body"] = IMAGE.sub(one, context["body"])
 
@@ -92,4 +111,5 @@ def place(
 def setup(app: Sphinx) -> ExtensionMetadata:
     app.connect("html-page-context", place)
     app.connect("build-finished", finish)
-    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
+    # Pages are written in one process, because PHOTOS is filled there and used at the end.
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": False}
