@@ -5,12 +5,20 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor
 
 from ddpm_nb import _cli
+from ddpm_nb.cifar10 import Labelled
+from ddpm_nb.evaluation import bits_per_dim
+from ddpm_nb.forward import Schedule
 from ddpm_nb.training import TrainConfig, load_network
+from ddpm_nb.unet import UNet
 
 SMALL = [
     "--channels=8", "--multipliers=1,2", "--blocks=1", "--attention=no,yes", "--groups=4", "--T=10", "--batch-size=4",
@@ -54,7 +62,8 @@ def test_train_and_go_on(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     network, schedule, about = load_network(folder / "run" / "network.safetensors")
     assert network.picture_channels == 3
     assert schedule.T == 10
-    assert about == {"pictures": "6 pictures of a folder, 8 x 8", "steps": "4"}
+    assert about["pictures"] == "6 pictures of a folder, 8 x 8"
+    assert about["steps"] == "4"
     config = TrainConfig.from_json((folder / "run" / "config.json").read_text())
     assert config.attention == (False, True)
     assert config.flip is False
@@ -206,3 +215,110 @@ def test_evaluate_prints_and_writes_the_bound(
         == 2
     )
     assert "no such file" in capsys.readouterr().err
+
+
+# --- every flag arrives
+
+TEN = Schedule.linear(T=10, beta_1=0.01, beta_T=0.4)
+
+
+def no_network(given: object) -> tuple[SimpleNamespace, Schedule, str]:
+    return SimpleNamespace(picture_channels=1), TEN, "none"
+
+
+def test_sample_hands_every_flag_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    calls: list[tuple[str, int, dict[str, Any]]] = []
+    sheets: list[Tensor] = []
+
+    def recorder(name: str) -> Any:
+        def draw(
+            model: object, shape: tuple[int, ...], *more: object, **options: Any
+        ) -> Tensor:
+            calls.append((name, shape[0], options))
+            noise = torch.randn(1, generator=options["generator"])
+            return torch.zeros(shape) + 0.1 * noise
+
+        return draw
+
+    for name in ("sample", "strided_sample", "ddim_sample"):
+        monkeypatch.setattr(_cli, name, recorder(name))
+    monkeypatch.setattr(_cli, "network", no_network)
+    monkeypatch.setattr(_cli, "save_sheet", lambda path, drawn: sheets.append(drawn))
+    base = ["sample", "--network", "x", "--out", str(tmp_path / "a.png")]
+    for more, name, wanted in (
+        ("", "sample", {"variance": "large"}),
+        ("--variance small", "sample", {"variance": "small"}),
+        (
+            "--steps 5 --variance small --spacing leading",
+            "strided_sample",
+            {"variance": "small", "spacing": "leading"},
+        ),
+        (
+            "--method ddim --steps 5 --eta 0.3 --spacing quadratic",
+            "ddim_sample",
+            {"eta": 0.3, "spacing": "quadratic"},
+        ),
+    ):
+        assert _cli.main([*base, "--count", "2", *more.split()]) == 0
+        asked, count, options = calls[-1]
+        assert (asked, count, options["clip"]) == (name, 2, True)
+        assert wanted.items() <= options.items()
+    calls.clear()
+    assert _cli.main([*base, "--count", "600"]) == 0
+    assert [count for _, count, _ in calls] == [256, 256, 88]
+    assert len(sheets[-1]) == 600
+    assert len(sheets[-1][[0, 256, 512], 0, 0, 0].unique()) == 3  # each its own noise
+
+
+def test_evaluate_hands_every_flag_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: list[tuple[Tensor, dict[str, Any]]] = []
+    asked: list[tuple[object, ...]] = []
+    shades = torch.arange(256, dtype=torch.uint8)[:, None, None, None]
+
+    def spy(model: object, x_0: Tensor, schedule: Schedule, **options: Any) -> object:
+        seen.append((x_0, options))
+        return bits_per_dim(
+            lambda x, t: x, x_0, schedule, **{**options, "progress": False}
+        )
+
+    def load(*given: object) -> Labelled:
+        asked.append(given)
+        return Labelled(shades, torch.zeros(256), "shades of grey")
+
+    monkeypatch.setattr(_cli, "bits_per_dim", spy)
+    monkeypatch.setattr(_cli, "network", no_network)
+    monkeypatch.setattr(_cli, "load_cifar10", load)
+    base = f"evaluate --network x --data cifar10 --root {tmp_path} --count 9".split()
+
+    def evaluate(more: str) -> tuple[Tensor, dict[str, Any]]:
+        assert _cli.main([*base, *more.split()]) == 0
+        return seen[-1]
+
+    first, options = evaluate("--times 3")
+    assert asked == [(tmp_path, False)]  # the test set, from that folder
+    wanted = {"times": 3, "variance": "large", "decoder": "exact", "levels": 256}
+    assert wanted.items() <= options.items()
+    _, options = evaluate("--times 0 --variance small --decoder tanh")
+    wanted = {"times": None, "variance": "small", "decoder": "tanh"}
+    assert wanted.items() <= options.items()
+    assert first.flatten().tolist() != sorted(first.flatten().tolist())  # at random
+    assert torch.equal(evaluate("--times 3")[0], first)
+    assert not torch.equal(evaluate("--times 3 --seed 5")[0], first)
+
+
+def test_grey_and_the_schedule_of_the_authors(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    Image.new("RGB", (8, 8), (200, 10, 10)).save(tmp_path / "a.png")
+    for grey, channels in ((True, 1), (False, 3)):
+        found, *_ = _cli.pictures(str(tmp_path), tmp_path, 8, grey, train=True)
+        assert found.shape == (1, channels, 8, 8)
+    unet = UNet.digits()
+    monkeypatch.setattr(UNet, "from_diffusers", lambda source: unet)
+    text = "sample --network x --diffusers --out a.png"
+    _, schedule, _ = _cli.network(_cli.parser().parse_args(text.split()))
+    assert float(schedule.alpha_bar[-1]) == pytest.approx(4.03583e-05, rel=1e-5)

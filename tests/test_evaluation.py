@@ -916,3 +916,109 @@ def test_interpolation_mixes_at_t_and_visits_t_down_to_1() -> None:
     # The walk's noise is shared too: equal starts stay equal.
     same = interpolate(network, a, a, 7, (0, 0.5, 1), TWENTY, generator=generator())
     assert torch.allclose(same, same[:1].expand_as(same), rtol=0, atol=1e-10)
+
+
+# --- options that must arrive
+
+
+def zero(x: Tensor, t: Tensor) -> Tensor:
+    return 0 * x
+
+
+@pytest.mark.equation("eq-strata")
+def test_the_blocks_are_the_quadratic_ones() -> None:
+    """The times that stand at the ends: 999 times in four blocks, dense near 2."""
+    x = torch.ones(4000, 1, dtype=F64)
+    bits = bits_per_dim(
+        zero, x, LINEAR, times=4, generator=generator(), batch_size=4000
+    )
+    assert bits.t.amin(1).tolist() == pytest.approx([2, 65, 252, 564], abs=2)
+    assert bits.t.amax(1).tolist() == pytest.approx([64, 251, 563, 1000], abs=2)
+
+
+def test_the_decoder_s_name_reaches_it() -> None:
+    exact, tanh = (
+        bits_per_dim(
+            zero, LEVELS[:, None], TWENTY, times=1, decoder=name, generator=generator()
+        ).decoder
+        for name in ("exact", "tanh")
+    )
+    assert (exact - tanh).abs().max() > 1e-9
+
+
+def test_the_generator_decides_everything() -> None:
+    results = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        results.append(
+            bits_per_dim(
+                network, torch.ones(8, 2), TWENTY, times=3, generator=generator()
+            )
+        )
+    one, two = results
+    assert torch.equal(one.t, two.t)
+    assert torch.equal(one.total, two.total)
+    assert one.total.dtype == F64  # though the pictures are float32
+
+
+def test_nan_features_are_refused_on_both_sides() -> None:
+    good = torch.randn(5, 3, generator=generator())
+    for name, pair in (
+        ("features_1", (good * math.nan, good)),
+        ("features_2", (good, good * math.nan)),
+    ):
+        with pytest.raises(ValueError, match=f"{name}: expected finite"):
+            frechet_distance(*pair)
+
+
+def test_features_are_not_recorded_for_a_gradient() -> None:
+    seen, layer = [], nn.Linear(1, 1)
+
+    def describe(x: Tensor) -> Tensor:
+        seen.append(torch.is_grad_enabled())
+        return layer(x.flatten(1))
+
+    batch = torch.zeros(2, 1, 1, 1)
+    assert not collect_features(describe, [batch], n=2).requires_grad
+    assert seen == [False]
+
+
+@pytest.mark.equation("def-inception-score")
+def test_the_score_is_the_exponential_of_the_mean() -> None:
+    p = np.array([[1.0, 0, 0], [0.6, 0.3, 0.1], [0.2, 0.2, 0.6]])
+    mean = p.mean(0)
+    kl = [sum(a * math.log(a / b) for a, b in zip(row, mean) if a > 0) for row in p]
+    score, _ = inception_score(torch.tensor(p), splits=1)
+    assert score == pytest.approx(math.exp(sum(kl) / 3), rel=1e-12)
+
+
+@pytest.mark.parametrize("variance", ["large", "small"])
+@pytest.mark.parametrize("clip", [False, True])
+def test_the_views_hand_variance_and_clip_on(variance: str, clip: bool) -> None:
+    options = {"variance": variance, "clip": clip}
+    walk = list(
+        sample_steps(
+            network, (2, 3), TWENTY, generator=generator(), dtype=F64, **options
+        )
+    )
+    seen = progressive(
+        network, (2, 3), TWENTY, (5, 0), generator=generator(), dtype=F64, **options
+    )
+    assert torch.equal(seen[0], walk[15].x_0_hat)
+    assert torch.equal(seen[1], walk[-1].x)
+
+    x = torch.randn(2, 3, dtype=F64, generator=generator(3))
+    plain = denoise(
+        network, x.repeat(4, 1), 9, TWENTY, generator=generator(), **options
+    )
+    ends = shared_latents(network, x, 9, 4, TWENTY, generator=generator(), **options)
+    assert torch.equal(ends.flatten(0, 1), plain)
+
+    rng = generator()
+    noise = torch.randn(2, 3, dtype=F64, generator=rng)
+    noisy = q_sample(x, 9, noise, TWENTY)
+    end = denoise(network, noisy, 9, TWENTY, generator=rng, **options)
+    mixed = interpolate(
+        network, x, -x, 9, (0,), TWENTY, generator=generator(), **options
+    )
+    assert torch.allclose(mixed[0], end, rtol=0, atol=1e-12)

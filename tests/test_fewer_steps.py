@@ -746,3 +746,47 @@ def test_clipping_keeps_the_picture_in_range_and_ends_there() -> None:
     )
     assert all(step.x_0_hat.abs().max() <= 1 for step in records)
     assert records[-1].x.abs().max() <= 1 + 1e-6
+
+
+@pytest.mark.equation("def-timesteps")
+def test_linspace_rounds_a_half_as_the_formula_says() -> None:
+    # T = 4 and S = 3: the middle one is 4 - floor(1.5 + 0.5).
+    assert timesteps(4, 3, "linspace") == (4, 2, 1, 0)
+
+
+def test_the_short_forms_hand_every_option_on() -> None:
+    kinds = (
+        (strided_sample, strided_sample_steps, {"variance": "small"}),
+        (ddim_sample, ddim_sample_steps, {"eta": 0.5}),
+    )
+    for draw, walk, own in kinds:
+        for option in ({}, {"clip": True}, {"spacing": "leading"}, own):
+            options = {"dtype": F64, **option}
+            *_, last = walk(network, (3, 2), FORTY, 7, generator=generator(), **options)
+            x = draw(network, (3, 2), FORTY, 7, generator=generator(), **options)
+            assert torch.equal(x, last.x)
+            assert x.dtype == F64
+        assert draw(network, (2, 1), FORTY, 5, **own).dtype == torch.float32
+
+
+def test_a_network_elsewhere_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="on the network's device, meta"):
+        strided_sample_steps(nn.Linear(1, 1, device="meta"), (2, 1), FORTY, 3)
+
+
+def test_encoding_neither_trains_nor_records() -> None:
+    seen = []
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = nn.Parameter(torch.ones(()))
+
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            seen.append((self.training, torch.is_grad_enabled()))
+            return self.one * x
+
+    model = Model()
+    assert not ddim_encode(model, torch.zeros(2, 1), FORTY, 3).requires_grad
+    assert seen == [(False, False)] * 3
+    assert model.training
