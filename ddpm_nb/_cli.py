@@ -133,9 +133,7 @@ def parser() -> argparse.ArgumentParser:
     draw.add_argument(
         "--count", type=int, default=64, help="how many pictures (default: 64)"
     )
-    draw.add_argument(
-        "--size", type=int, help="height and width (default: 32 for colour, 8 for grey)"
-    )
+    draw.add_argument("--size", type=int, help="height and width (default: as trained)")
     draw.add_argument(
         "--steps", type=int, help="network calls a picture (default: all, T)"
     )
@@ -168,13 +166,15 @@ def parser() -> argparse.ArgumentParser:
     add_network(judge)
     judge.add_argument("--out", type=Path, help="write the result as JSON, too")
     judge.add_argument(
-        "--count", type=int, help="how many pictures, drawn at random (default: all)"
+        "--count",
+        type=int,
+        help="how many pictures, drawn at random (default: all); below 30 the interval is too narrow",
     )
     judge.add_argument(
         "--times",
         type=int,
         default=20,
-        help="times t a picture; 0 for all (default: 20)",
+        help="times t a picture; 0 for all (default: 20); below 10 the interval is too narrow",
     )
     judge.add_argument(
         "--variance",
@@ -249,19 +249,37 @@ def pictures(
     return found, TrainConfig(), f"{len(found)} pictures of a folder, {size} x {size}"
 
 
-def network(given: argparse.Namespace) -> tuple[UNet, Schedule, str]:
+def check_out(given: argparse.Namespace) -> None:
+    """Refuse a place for the result now, not after hours; never write over the network."""
+    if given.out is None:
+        return
+    known = Path(given.network)
+    for path in (given.out, given.out.with_suffix(".json")):
+        run = known / "config.json", known / "network.safetensors", known
+        if path.is_dir() or any(path.resolve() == kept.resolve() for kept in run):
+            raise ValueError(f"--out: expected a new file, got {path}")
+    try:
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            error.errno, f"--out: cannot make {given.out.parent} ({error.strerror})"
+        ) from error
+
+
+def network(given: argparse.Namespace) -> tuple[UNet, Schedule, str, int]:
     """The network to use, its schedule, and what is known about it; on the GPU if there is one."""
     if given.diffusers:
         unet, schedule = UNet.from_diffusers(given.network).eval(), Schedule.linear()
-        about = unet.provenance
+        about, size = unet.provenance, 32
     else:
         path = Path(given.network)
         unet, schedule, notes = load_network(
             path / "network.safetensors" if path.is_dir() else path
         )
+        size = int(notes.get("size", 8 if unet.picture_channels == 1 else 32))
         about = ", ".join(f"{name}: {value}" for name, value in notes.items())
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return unet.to(device), schedule.to(device), about
+    return unet.to(device), schedule.to(device), about, size
 
 
 def run_train(given: argparse.Namespace) -> None:
@@ -290,12 +308,14 @@ def run_sample(given: argparse.Namespace) -> None:
         raise ValueError("--eta: expected with --method ddim only, got it with ddpm")
     if given.method == "ddim" and given.variance is not None:
         raise ValueError("--variance: expected with --method ddpm only, got ddim")
-    unet, schedule, about = network(given)
+    unet, schedule, about, trained = network(given)
     steps = schedule.T if given.steps is None else given.steps
     if given.count < 1:
         raise ValueError(f"--count: expected at least 1, got {given.count}")
-    size = given.size or (8 if unet.picture_channels == 1 else 32)
-    given.out.parent.mkdir(parents=True, exist_ok=True)
+    size = given.size if given.size is not None else trained
+    if size < 1:
+        raise ValueError(f"--size: expected at least 1, got {size}")
+    check_out(given)
     device = schedule.beta.device
     common: dict[str, Any] = {
         "clip": True,
@@ -316,6 +336,8 @@ def run_sample(given: argparse.Namespace) -> None:
 
     counts = [min(256, given.count - i) for i in range(0, given.count, 256)]
     drawn = torch.cat([draw(count).cpu() for count in counts])
+    if not drawn.isfinite().all():
+        raise FloatingPointError(f"--network: {given.network} gives NaN or infinity")
     save_sheet(given.out, drawn)
     how = {
         name: value
@@ -329,7 +351,8 @@ def run_sample(given: argparse.Namespace) -> None:
 
 def run_evaluate(given: argparse.Namespace) -> None:
     """Print the bound in bits per dimension, and write it if asked."""
-    unet, schedule, about = network(given)
+    check_out(given)
+    unet, schedule, about, _ = network(given)
     found, _, data = pictures(
         given.data, given.root, given.size, given.grey, train=False
     )
@@ -349,6 +372,8 @@ def run_evaluate(given: argparse.Namespace) -> None:
         generator=generator,
         progress=True,
     )
+    if not bits.total.isfinite().all():
+        raise FloatingPointError(f"--network: {given.network} gives NaN or infinity")
     low, high = bits.interval
     parts = {
         "prior": bits.prior,
@@ -372,7 +397,6 @@ def run_evaluate(given: argparse.Namespace) -> None:
             else f"{name:16} {value}"
         )
     if given.out is not None:
-        given.out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(given.out, json.dumps(result, indent=1).encode())
 
 
@@ -381,7 +405,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     try:
         given.run(given)
-    except (ValueError, OSError, FloatingPointError, ImportError) as error:
+    except KeyboardInterrupt:
+        print("ddpm-nb: interrupted", file=sys.stderr)
+        return 130
+    except (
+        ValueError,
+        OSError,
+        FloatingPointError,
+        ImportError,
+        torch.OutOfMemoryError,
+    ) as error:
         print(f"ddpm-nb: {error}", file=sys.stderr)
         return 2
     return 0

@@ -206,13 +206,13 @@ def _tanh_cdf(z: Tensor) -> Tensor:
 # %% [markdown]
 # ## An estimate with an error bar
 #
-# A whole evaluation asks the network $T$ times for each picture: $10{,}000\times1{,}000$ questions for CIFAR-10's test set. That is a quarter of an hour on the largest GPU of [the last chapter](cifar10.ipynb), and hours on the smallest. But the sum over $t$ can be estimated. Cut the times $2,\dots,T$ into $M$ blocks, the **strata**, with $w_m$ times in block $m$. For each picture draw *one* time $t_m$ from each block, evenly, and count it $w_m$ times:
+# A whole evaluation asks the network $T$ times for each picture: $10{,}000\times1{,}000$ questions for CIFAR-10's test set. In 16-bit numbers that is a quarter of an hour on the largest GPU of [the last chapter](cifar10.ipynb), and hours on the smallest. But the sum over $t$ can be estimated. Cut the times $2,\dots,T$ into $M$ blocks, the **strata**, with $w_m$ times in block $m$. For each picture draw *one* time $t_m$ from each block, evenly, and count it $w_m$ times:
 #
 # $$
 # \mathbb E\left[\sum_{m=1}^{M} w_m\,L_{t_m-1}\right] = \sum_{m=1}^{M} w_m\cdot\frac1{w_m}\sum_{t\in\text{block }m} L_{t-1} = \sum_{t=2}^{T} L_{t-1} .
 # $$ (eq-strata)
 #
-# The estimate is right on average, for each picture by itself. Because every picture draws its own times, the totals of $B$ pictures are $B$ independent numbers, and the scatter between them contains everything that is random: the choice of pictures, of times, and of noise. So the 95 % interval of the mean is the usual one, $\text{mean}\pm1.96\;\text{standard deviation}/\sqrt B$. It speaks about the population from which the pictures were drawn. The terms change fastest at small $t$, so the blocks are short there: their ends are the "quadratic" times of [fewer steps](fewer_steps.ipynb).
+# The estimate is right on average, for each picture by itself. Because every picture draws its own times, the totals of $B$ pictures are $B$ independent numbers, and the scatter between them contains everything that is random: the choice of pictures, of times, and of noise. So the 95 % interval of the mean is the usual one, $\text{mean}\pm1.96\;\text{standard deviation}/\sqrt B$. It speaks about the population from which the pictures were drawn. It needs some 30 pictures and 10 times for each; with fewer, the rare expensive times are often missed altogether, and the interval is too narrow and lies too low. The terms change fastest at small $t$, so the blocks are short there: their ends are the "quadratic" times of [fewer steps](fewer_steps.ipynb).
 #
 # With `times=None`, all times are visited.
 
@@ -254,6 +254,9 @@ class BitsPerDim:
     @property
     def interval(self) -> tuple[float, float]:
         """The 95 % interval of the mean, for the population the pictures are drawn from.
+
+        It needs at least some 30 pictures and 10 times a picture. With fewer it is too
+        narrow, and mostly too low: the rare expensive times are missed.
 
         Raises:
             ValueError: if there is only one picture.
@@ -709,7 +712,7 @@ def _root(covariance: Tensor) -> Tensor:
 
 
 def collect_features(
-    features: Callable[[Tensor], Tensor],
+    features: Callable[..., Tensor],
     batches: Iterable[Tensor],
     n: int = 50_000,
 ) -> Tensor:
@@ -718,7 +721,8 @@ def collect_features(
     The papers use 50,000 samples; with fewer the Fréchet distance comes out larger.
 
     Args:
-        features: any callable on pictures (B, C, H, W) in [-1, 1], to (B, D).
+        features: any callable on pictures (B, C, H, W) in [-1, 1], to (B, D). A module
+            is put into eval mode meanwhile.
         batches: pictures, such as ``(sample(model, shape, schedule) for _ in ...)``;
             no more is drawn than needed.
         n: how many pictures.
@@ -728,6 +732,8 @@ def collect_features(
         ValueError: if the batches end before n pictures, or the features of a batch are
             not one row a picture.
     """
+    if n < 1:
+        raise ValueError(f"n: expected at least 1, got {n}")
     rows: list[Tensor] = []
     have = 0
     supply = iter(batches)
@@ -742,7 +748,7 @@ def collect_features(
             raise TypeError(
                 f"batches: expected pictures in [-1, 1], got a tensor of {batch.dtype}"
             )
-        with torch.no_grad():
+        with _evaluating(features):
             found = features(batch)
         if found.dim() != 2 or len(found) != len(batch):
             raise ValueError(
@@ -909,6 +915,7 @@ def inception(
     network = FeatureExtractorInceptionV3(
         "inception-v3-compat", [layer], feature_extractor_weights_path=weights
     ).to(device)
+    network.eval()  # version 0.3 leaves its batch norms in training mode
 
     def describe(pictures: Tensor) -> Tensor:
         if pictures.dim() != 4 or pictures.shape[1] != 3:
@@ -980,6 +987,11 @@ def denoise_steps(
         raise TypeError(f"t: expected an int, got {type(t).__name__}")
     check_t(t, schedule)
     device = _common_device(model, schedule)
+    if not x_t.is_floating_point():
+        raise TypeError(
+            f"x_t: expected a floating-point tensor, got {x_t.dtype}; scale pictures to "
+            "[-1, 1], as `as_floats` does"
+        )
     reverse_variance(1, schedule, variance)  # an unknown name is refused now
     if groups < 1 or len(x_t) % groups != 0:
         raise ValueError(f"groups: expected a divisor of {len(x_t)}, got {groups}")
@@ -1061,6 +1073,8 @@ def progressive(
     Paper: figure 6.
     """
     wanted = set(times)
+    if any(not isinstance(t, int) for t in wanted):
+        raise TypeError(f"times: expected ints, got {times}")
     if not wanted or min(wanted) < 0 or max(wanted) > schedule.T:
         raise ValueError(f"times: expected some of 0 ... {schedule.T}, got {times}")
     seen = {}
@@ -1204,6 +1218,11 @@ def interpolate(
     if x_0.shape != x_0_other.shape:
         raise ValueError(
             f"x_0_other: expected shape {tuple(x_0.shape)}, got {tuple(x_0_other.shape)}"
+        )
+    if not x_0.is_floating_point():
+        raise TypeError(
+            f"x_0: expected a floating-point tensor, got {x_0.dtype}; scale pictures to "
+            "[-1, 1], as `as_floats` does"
         )
     if len(weights) == 0:
         raise ValueError("weights: expected at least one number, got none")

@@ -167,7 +167,8 @@ def respace(schedule: Schedule, times: Sequence[int]) -> Schedule:
         times: tau_S > ... > tau_1 and 0 at the end, as `timesteps` gives them.
 
     Raises:
-        ValueError: if the times do not fall strictly from at most T to 0.
+        ValueError: if the times do not fall strictly from at most T to 0, or a step
+            leaves no signal.
 
     Equation: eq-respaced-beta.
     """
@@ -178,7 +179,13 @@ def respace(schedule: Schedule, times: Sequence[int]) -> Schedule:
             f"got {tuple(times)}"
         )
     kept = schedule.alpha_bar.cpu().double()[list(reversed(times))]
-    return Schedule(1 - kept[1:] / kept[:-1]).to(schedule.beta.device)
+    beta = 1 - kept[1:] / kept[:-1]
+    if (beta == 1).any():
+        raise ValueError(
+            "times: expected steps that leave some signal, got one in which alpha_bar "
+            "falls below double precision; more steps are needed, or DDIM"
+        )
+    return Schedule(beta).to(schedule.beta.device)
 
 
 class _Renamed(nn.Module):

@@ -1135,6 +1135,7 @@ def _run(
     def keep(minutes: float) -> None:
         about = {
             "steps": str(trainer.steps),
+            "size": str(trainer.pictures.shape[-1]),
             "minutes": f"{minutes:.1f}",
             "hardware": _hardware(trainer.device, accelerator.num_processes),
             **notes,

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -11,8 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from einops import rearrange
+from PIL import Image
 
-from ddpm_nb import cifar10
+from ddpm_nb import _weights, cifar10
 from ddpm_nb.cifar10 import (
     CLASSES,
     FOLDER,
@@ -23,6 +26,9 @@ from ddpm_nb.cifar10 import (
     load_cifar10,
     load_digits,
 )
+from ddpm_nb.forward import Schedule, q_sample
+from ddpm_nb.training import load_network
+from ddpm_nb.unet import UNet
 
 NAMES = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
 
@@ -52,6 +58,7 @@ def archive(files: dict[str, bytes]) -> bytes:
 def official(archive: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """For this test, our small archive is the official one."""
     monkeypatch.setattr(cifar10, "SHA256", hashlib.sha256(archive).hexdigest())
+    monkeypatch.setattr(cifar10, "SIZE", len(archive), raising=False)
 
 
 class Server(ThreadingHTTPServer):
@@ -208,7 +215,7 @@ def test_a_download_of_something_else_leaves_nothing(
     server: Server, tmp_path: Path
 ) -> None:
     server.content = b"<html>not here</html>"
-    with pytest.raises(ValueError, match="expected the official archive"):
+    with pytest.raises(ConnectionError, match="21 bytes, where"):
         load_cifar10(tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -270,3 +277,141 @@ def test_the_digits_configuration_is_the_book_s_digits_network() -> None:
         name: w.shape for name, w in theirs.items()
     }
     assert digits_config().noise_schedule().T == 500
+
+
+@pytest.fixture(scope="module")
+def spots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of files in which picture i of file k is black, but for one red spot at row i % 32, column k."""
+    folder = tmp_path_factory.mktemp("spots") / FOLDER
+    folder.mkdir()
+    i = np.arange(RECORDS)
+    for k, name in enumerate(NAMES):
+        records = np.zeros((RECORDS, RECORD), np.uint8)
+        records[:, 0] = i % 10
+        records[i, 1 + 32 * (i % 32) + k] = 255
+        records.tofile(folder / name)
+    return folder.parent
+
+
+def test_rows_columns_and_files_are_in_their_places(spots: Path) -> None:
+    data = load_cifar10(spots, download=False)
+    for k in range(5):
+        for i in (0, 7, 9_999):
+            picture = data.pictures[RECORDS * k + i]
+            assert picture.nonzero().tolist() == [[0, i % 32, k]]
+            assert int(data.labels[RECORDS * k + i]) == i % 10
+    assert data.source.endswith("unverified")
+    test = load_cifar10(spots, train=False, download=False)
+    assert test.pictures[7].nonzero().tolist() == [[0, 7, 5]]
+
+
+def test_five_files_come_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=1) as tar:
+        for k, name in enumerate(NAMES):
+            records = np.zeros((RECORDS, RECORD), np.uint8)
+            records[:, 1] = k
+            member = tarfile.TarInfo(f"{FOLDER}/{name}")
+            member.size = records.size
+            tar.addfile(member, io.BytesIO(records.tobytes()))
+    content = buffer.getvalue()
+    monkeypatch.setattr(cifar10, "SHA256", hashlib.sha256(content).hexdigest())
+    (tmp_path / "cifar-10-binary.tar.gz").write_bytes(content)
+    data = load_cifar10(tmp_path)
+    assert data.pictures[::RECORDS, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
+    assert data.source == "official archive, SHA-256 verified"
+
+
+@pytest.mark.usefixtures("official")
+def test_the_download_says_how_far_it_is(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load_cifar10(tmp_path)
+    assert "CIFAR-10: 100%" in capsys.readouterr().err
+
+
+def test_a_label_of_ten_is_impossible(spots: Path, tmp_path: Path) -> None:
+    (tmp_path / FOLDER).mkdir()
+    content = bytearray((spots / FOLDER / "test_batch.bin").read_bytes())
+    content[0] = 10
+    (tmp_path / FOLDER / "test_batch.bin").write_bytes(content)
+    with pytest.raises(ValueError, match="got 10"):
+        load_cifar10(tmp_path, train=False)
+
+
+def test_the_constants_are_the_official_ones() -> None:
+    """From the data set's page, and the checksum that other loaders pin."""
+    assert cifar10.URL == "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+    assert cifar10.SHA256 == (
+        "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
+    )
+    names = "airplane automobile bird cat deer dog frog horse ship truck"
+    assert tuple(names.split()) == CLASSES
+
+
+def test_digits_keep_their_labels_and_the_chapter_s_split() -> None:
+    from sklearn import datasets, model_selection
+
+    images, labels = datasets.load_digits(return_X_y=True)
+    expected = model_selection.train_test_split(
+        images, labels, test_size=0.25, stratify=labels, random_state=0
+    )
+    for i, part in enumerate((load_digits(), load_digits(train=False))):
+        assert (part.pictures.flatten(1) * 8 + 8).tolist() == expected[i].tolist()
+        assert part.labels.tolist() == expected[2 + i].tolist()
+
+
+# --- the small run that the chapter shows
+
+
+@pytest.fixture(scope="module")
+def small() -> tuple[UNet, Schedule, dict[str, str]]:
+    return load_network(_weights.path("cifar10-small.safetensors"))
+
+
+def test_the_small_run_is_one_run(
+    small: tuple[UNet, Schedule, dict[str, str]],
+) -> None:
+    """Log, weights, bits and sheet tell of the same number of updates, on the same data."""
+    _, schedule, notes = small
+    text = _weights.path("cifar10-small-log.jsonl").read_text()
+    log = [json.loads(line) for line in text.splitlines()]
+    steps, minutes = [[line[key] for line in log] for key in ("step", "minutes")]
+    assert steps == list(range(50, steps[-1] + 1, 50))
+    assert minutes == sorted(minutes)
+    assert (notes["steps"], notes["minutes"]) == (f"{steps[-1]}", f"{minutes[-1]:.1f}")
+    assert "JPEG" in notes["pictures"] and "CPU" in notes["hardware"]
+    loss = [line["loss"] for line in log]
+    assert sum(loss[-20:]) / 20 < min(loss[:10])
+    assert schedule.T == 1000
+
+    bits = json.loads(_weights.path("cifar10-small-bits.json").read_text())
+    low, high = bits["interval_95"]
+    parts = bits["prior"] + bits["steps"] + bits["decoder"]
+    assert low < bits["bits_per_dim"] < high and high - low < 0.1
+    assert bits["bits_per_dim"] == pytest.approx(parts, abs=1e-6)
+    assert bits["pictures"].startswith("10000 of CIFAR-10, test set")
+    assert f"steps: {steps[-1]}" in bits["network"]
+
+    how = json.loads(_weights.path("cifar10-small-sheet.json").read_text())
+    assert (how["count"], how["steps"], how["method"]) == (64, 1000, "ddpm")
+    assert f"steps: {steps[-1]}" in how["about"]
+
+
+def test_the_small_network_knows_the_noise_in_its_own_samples(
+    small: tuple[UNet, Schedule, dict[str, str]],
+) -> None:
+    """A weight that was lost or mixed up would show: the answer zero has the error 1."""
+    network, schedule, _ = small
+    with Image.open(_weights.path("cifar10-small-sheet.png")) as sheet:
+        assert (sheet.size, sheet.mode) == ((256, 256), "RGB")
+        levels = torch.tensor(np.asarray(sheet), dtype=torch.float32)
+    pictures = rearrange(levels / 127.5 - 1, "(r h) (c w) n -> (r c) n h w", r=8, c=8)
+    noise = torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for t, most in ((50, 0.3), (200, 0.1), (600, 0.02)):
+        times = torch.full((64,), t)
+        with torch.no_grad():
+            found = network(q_sample(pictures, times, noise, schedule), times)
+        assert float((found - noise).square().mean()) < most

@@ -17,7 +17,7 @@ from ddpm_nb import _cli
 from ddpm_nb.cifar10 import Labelled
 from ddpm_nb.evaluation import bits_per_dim
 from ddpm_nb.forward import Schedule
-from ddpm_nb.training import TrainConfig, load_network
+from ddpm_nb.training import TrainConfig, load_network, save_network
 from ddpm_nb.unet import UNet
 
 SMALL = [
@@ -222,8 +222,8 @@ def test_evaluate_prints_and_writes_the_bound(
 TEN = Schedule.linear(T=10, beta_1=0.01, beta_T=0.4)
 
 
-def no_network(given: object) -> tuple[SimpleNamespace, Schedule, str]:
-    return SimpleNamespace(picture_channels=1), TEN, "none"
+def no_network(given: object) -> tuple[SimpleNamespace, Schedule, str, int]:
+    return SimpleNamespace(picture_channels=1), TEN, "none", 8
 
 
 def test_sample_hands_every_flag_on(
@@ -320,5 +320,69 @@ def test_grey_and_the_schedule_of_the_authors(
     unet = UNet.digits()
     monkeypatch.setattr(UNet, "from_diffusers", lambda source: unet)
     text = "sample --network x --diffusers --out a.png"
-    _, schedule, _ = _cli.network(_cli.parser().parse_args(text.split()))
+    _, schedule, *_ = _cli.network(_cli.parser().parse_args(text.split()))
     assert float(schedule.alpha_bar[-1]) == pytest.approx(4.03583e-05, rel=1e-5)
+
+
+def test_a_network_of_nan_is_no_result(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(folder, "--steps", "2") == 0
+    path = folder / "run" / "network.safetensors"
+    unet, _, _ = load_network(path)
+    config = TrainConfig.from_json((folder / "run" / "config.json").read_text())
+    for weight in unet.parameters():
+        weight.data.fill_(float("nan"))
+    save_network(path, unet, config, size="8")
+    out = folder / "sheet.png"
+    given = ["--network", str(path), "--out"]
+    assert _cli.main(["sample", *given, str(out), "--count", "2"]) == 2
+    base = ["evaluate", "--data", str(folder / "mine"), "--size", "8", "--times", "2"]
+    assert _cli.main([*base, *given, str(folder / "bits.json")]) == 2
+    assert capsys.readouterr().err.count("gives NaN or infinity") == 2
+    assert not out.exists() and not (folder / "bits.json").exists()
+
+
+def test_results_never_replace_the_network(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(folder, "--steps", "2") == 0
+    run = folder / "run"
+    before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    (folder / "dir.png").mkdir()
+    sample = ["sample", "--network", str(run), "--count", "2", "--out"]
+    base = ["evaluate", "--data", str(folder / "mine"), "--size", "8", "--times", "2"]
+    evaluate = [*base, "--network", str(run), "--out"]
+    for command in (
+        [*sample, str(run / "config.png")],  # beside it, .json would be the run's own
+        [*sample, str(folder / "dir.png")],
+        [*evaluate, str(run / "network.safetensors")],
+        [*evaluate, str(run / "config.json")],
+    ):
+        assert _cli.main(command) == 2
+        assert "--out: expected a new file" in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_the_size_is_the_one_it_was_trained_with(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(folder, "--steps", "2") == 0
+    out = folder / "sheet.png"
+    given = ["sample", "--network", str(folder / "run"), "--count", "4"]
+    assert _cli.main([*given, "--out", str(out)]) == 0
+    with Image.open(out) as sheet:
+        assert sheet.size == (16, 16)  # two rows of two, 8 x 8 each
+    assert _cli.main([*given, "--out", str(out), "--size", "0"]) == 2
+    assert "--size: expected at least 1, got 0" in capsys.readouterr().err
+
+
+def test_an_interruption_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(given: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_cli, "run_evaluate", interrupted)
+    assert _cli.main(["evaluate", "--data", "digits", "--network", "x"]) == 130
+    assert "interrupted" in capsys.readouterr().err

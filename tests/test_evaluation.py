@@ -1022,3 +1022,50 @@ def test_the_views_hand_variance_and_clip_on(variance: str, clip: bool) -> None:
         network, x, -x, 9, (0,), TWENTY, generator=generator(), **options
     )
     assert torch.allclose(mixed[0], end, rtol=0, atol=1e-12)
+
+
+def test_float32_pictures_are_judged_in_float64(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The network gets float32; everything else would lose digits at t = 1."""
+    monkeypatch.setattr(
+        "ddpm_nb.evaluation._standard_normal",
+        lambda shape, *more: torch.full(shape, 0.5, dtype=more[-1]),
+    )
+    x = torch.full((4, 3), 77 / 127.5 - 1)
+    one, two = (
+        bits_per_dim(zero, pictures, LINEAR).total for pictures in (x, x.double())
+    )
+    assert torch.allclose(one, two, rtol=1e-9, atol=0)
+
+
+def test_inception_evaluates_where_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One version of the package leaves its batch norms in training mode."""
+
+    class Extractor(nn.Module):
+        def __init__(self, *given: object, **options: object) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm2d(3)
+
+        def forward(self, x: Tensor) -> tuple[Tensor]:
+            assert not self.training
+            return (x.flatten(1) * self.norm.weight[:1],)
+
+    module = types.ModuleType("torch_fidelity.feature_extractor_inceptionv3")
+    module.FeatureExtractorInceptionV3 = Extractor  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch_fidelity", types.ModuleType("t"))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    found = inception(device="meta")(torch.zeros(2, 3, 4, 4))
+    assert found.device.type == "meta"
+
+
+def test_bytes_are_no_pictures_to_walk_from() -> None:
+    x = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
+    with pytest.raises(TypeError, match="x_t: expected a floating-point"):
+        denoise(network, x, 3, TWENTY)
+    with pytest.raises(TypeError, match="x_0: expected a floating-point"):
+        interpolate(network, x, x, 3, (0.5,), TWENTY)
+    with pytest.raises(TypeError, match="times: expected ints"):
+        progressive(network, (2, 1), TWENTY, (3.5,))
+    with pytest.raises(ValueError, match="n: expected at least 1"):
+        collect_features(nn.Flatten(), [x.float()], n=0)

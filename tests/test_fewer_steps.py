@@ -790,3 +790,8 @@ def test_encoding_neither_trains_nor_records() -> None:
     assert not ddim_encode(model, torch.zeros(2, 1), FORTY, 3).requires_grad
     assert seen == [(False, False)] * 3
     assert model.training
+
+
+def test_a_step_that_leaves_no_signal_is_refused() -> None:
+    with pytest.raises(ValueError, match="more steps are needed"):
+        strided_sample_steps(network, (2, 1), Schedule.linear(T=4000), 1)

@@ -51,8 +51,7 @@ def main(tag: str) -> int:
         inside = set(files.namelist())
     wanted = {f"ddpm_nb/{name}.py" for name in chapters(ROOT)} | {"ddpm_nb/py.typed"}
     wanted |= {
-        f"ddpm_nb/weights/{path.name}"
-        for path in (ROOT / "book/weights").glob("*.safetensors")
+        f"ddpm_nb/weights/{path.name}" for path in (ROOT / "book/weights").iterdir()
     }
     with tarfile.open(next(OUT.glob("*.tar.gz"))) as archive:
         inside_source = {name.partition("/")[2] for name in archive.getnames()}

@@ -7,6 +7,7 @@ Two passes: the first finds on which sheet each chapter begins, the second print
 
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,12 @@ def main() -> int:
     if starts(pages) != numbers:
         raise SystemExit("make pdf: the numbers in the contents moved the pages")
     sheets = len(PdfReader(OUT).pages)
+    fonts = shutil.which("fc-list")
+    if fonts and not subprocess.check_output([fonts, ":lang=zh-tw"]):
+        print(
+            "make pdf: no font here has Chinese characters; the glossary shows boxes in their place. "
+            "Install one, such as Noto Sans CJK, and print again."
+        )
     print(
         f"make pdf: {sheets} sheets, {OUT.stat().st_size / 1e6:.1f} MB: open {OUT.relative_to(ROOT)}"
     )
