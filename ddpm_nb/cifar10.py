@@ -473,7 +473,7 @@ def digits_config() -> TrainConfig:
 # from ddpm_nb.training import load_network
 #
 # small, linear, notes = load_network(_weights.path("cifar10-small.safetensors"))
-# for name, value in notes.items():
+# for name, value in sorted(notes.items()):
 #     print(textwrap.fill(f"{name}: {value}", 72, subsequent_indent="    "))
 # millions = sum(weight.numel() for weight in small.parameters()) / 1e6
 # epochs = int(notes["steps"]) * 64 / 50_000

@@ -1042,7 +1042,7 @@ def load_network(path: Path | str) -> tuple[UNet, Schedule, dict[str, str]]:
         raise FileNotFoundError(f"path: expected a network, got {path}: no such file")
     try:
         with safe_open(path, framework="pt") as file:
-            about = dict(file.metadata() or {})
+            about = dict(sorted((file.metadata() or {}).items()))  # else in any order
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ValueError(
