@@ -530,9 +530,9 @@ def digits_config() -> TrainConfig:
 # %% [markdown]
 # Colours, light and grounds are those of photographs. Shapes suggest horses, birds, boats, and hardly one is certain. The paper's network has 23 times as many weights, and saw each picture 2,048 times.
 #
-# The weights come with the package, so you can draw with them yourself. Here with DDIM and 50 steps, which takes seconds:
+# The weights come with the package, so you can draw with them yourself. Here with DDIM and 50 steps, which takes seconds. Colours and contrasts come out harder than on the sheet:
 
-# %% mystnb={"image": {"alt": "Two rows of eight colour pictures of 32 by 32 pixels, of the same kind as on the sheet above.", "classes": "photo"}} tags=["active-ipynb", "nbval-ignore-output"]
+# %% mystnb={"image": {"alt": "Two rows of eight colour pictures of 32 by 32 pixels, like those of the sheet above but with harder contrasts and stronger colours; in a few the ground is pure black or white.", "classes": "photo"}} tags=["active-ipynb", "nbval-ignore-output"]
 # drawn = ddim_sample(
 #     small,
 #     (16, 3, 32, 32),
