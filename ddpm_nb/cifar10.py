@@ -448,7 +448,7 @@ def digits_config() -> TrainConfig:
 #     )
 #     assert drawn.isfinite().all()
 #     print(f"{published.provenance}; {n} pictures, DDIM with {steps} steps")
-#     figure, ax = plt.subplots(figsize=(3, 3))
+#     figure, ax = plt.subplots(figsize=(3, 3), facecolor="none")
 #     fig.show_pictures(ax, drawn, columns=4)
 #     plt.show()
 
@@ -519,7 +519,7 @@ def digits_config() -> TrainConfig:
 # %% mystnb={"image": {"alt": "Eight rows of eight colour pictures of 32 by 32 pixels, as small photographs would look: plausible colours and light, mostly one thing before a ground. Some shapes suggest a horse, a bird or a boat; hardly one can be named for certain.", "classes": "photo"}} tags=["active-ipynb"]
 # sheet = plt.imread(_weights.path("cifar10-small-sheet.png"))
 # how = json.loads(_weights.path("cifar10-small-sheet.json").read_text())
-# figure, ax = plt.subplots(figsize=(4, 4))
+# figure, ax = plt.subplots(figsize=(4, 4), facecolor="none")
 # ax.imshow(sheet, interpolation="nearest")
 # ax.axis("off")
 # plt.show()
@@ -541,7 +541,7 @@ def digits_config() -> TrainConfig:
 #     clip=True,
 #     generator=torch.Generator().manual_seed(0),
 # )
-# figure, ax = plt.subplots(figsize=(5.5, 1.5))
+# figure, ax = plt.subplots(figsize=(5.5, 1.5), facecolor="none")
 # fig.show_pictures(ax, drawn, columns=8)
 # plt.show()
 # assert drawn.isfinite().all()

@@ -320,6 +320,8 @@ def test_pictures_are_light_sharp_and_sized(page: str) -> None:
         assert path.stat().st_size <= 60_000, f"{image['alt']}: {path.stat().st_size}"
         with Image.open(path) as picture:
             width, height = picture.size
+            if "photo" in image.get("class", []):  # else a white frame on a dark page
+                assert picture.convert("RGBA").getpixel((0, 0))[3] == 0
         # Two dots for each pixel of the page, and the same shape.
         shown = int(image["width"])
         assert width >= 1.9 * shown
