@@ -461,7 +461,7 @@ def digits_config() -> TrainConfig:
 # ddpm-nb train --data cifar10 --out runs/small \
 #     --channels 32 --blocks 1 --dropout 0 --groups 8 --batch-size 64 \
 #     --learning-rate 1e-3 --warmup 500 --ema-decay 0.9995 --precision bf16
-# ddpm-nb evaluate --data cifar10 --network runs/small \
+# ddpm-nb evaluate --data cifar10 --network runs/small --times 10 \
 #     --out cifar10-small-bits.json
 # ddpm-nb sample --network runs/small --out cifar10-small-sheet.png
 # ```
