@@ -85,7 +85,7 @@ from ddpm_nb.unet import UNet
 # w_1+\dots+w_j = \prod_{i=j+1}^{k}\frac{i-1}{i+8} = \prod_{m=0}^{8}\frac{j+m}{k+m} \approx \left(\frac jk\right)^{\!9} ,
 # $$ (eq-ema-start)
 #
-# because numerators and denominators cancel, but for nine of each. What lies in the first half of the run so far counts about $2^{-9}$, or 1 in 512. The average reaches back over about the last ninth.
+# as long as the constant has not taken over, because numerators and denominators cancel, but for nine of each. What lies in the first half of the run so far counts about $2^{-9}$, or 1 in 512. The average reaches back over about the last ninth.
 #
 # (The paper's authors have a constant $d$ from the beginning. Over 800,000 updates there is no difference. The growing decay is a custom of several libraries.)
 #

@@ -332,6 +332,34 @@ def test_the_download_says_how_far_it_is(
     assert "CIFAR-10: 100%" in capsys.readouterr().err
 
 
+def test_what_came_before_a_reset_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read that waits for a whole megabyte would throw the first 5,000 bytes away."""
+
+    class Line(io.RawIOBase):
+        status, headers = 200, {"Content-Length": str(cifar10.SIZE)}
+        sent = False
+
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: memoryview) -> int:
+            if self.sent:
+                raise ConnectionResetError("reset by peer")
+            self.sent, buffer[:5000] = True, bytes(5000)
+            return 5000
+
+    class Answer(io.BufferedReader):
+        status, headers = Line.status, Line.headers
+
+    monkeypatch.setattr("urllib.request.urlopen", lambda *a, **k: Answer(Line()))
+    with pytest.raises(ConnectionError, match="is kept"):
+        load_cifar10(tmp_path)
+    (part,) = tmp_path.iterdir()
+    assert part.stat().st_size == 5000
+
+
 def test_a_label_of_ten_is_impossible(spots: Path, tmp_path: Path) -> None:
     (tmp_path / FOLDER).mkdir()
     content = bytearray((spots / FOLDER / "test_batch.bin").read_bytes())
