@@ -12,7 +12,12 @@ __version__ = "0.1.0"
 # Read by `__getattr__` below; the block under TYPE_CHECKING says the same to type checkers and editors,
 # and a test compares the two.
 _CHAPTERS: dict[str, tuple[str, ...]] = {
-    "likelihood": ("GaussianMixture", "gaussian_kl", "gaussian_log_prob"),
+    "likelihood": (
+        "GaussianMixture",
+        "gaussian_kl",
+        "gaussian_kl_full",
+        "gaussian_log_prob",
+    ),
     "vae": ("LinearGaussianVAE", "elbo"),
     "forward": ("Schedule", "per_picture", "q_sample", "q_step"),
     "bound": ("ChainBound", "chain_bound"),
@@ -172,6 +177,7 @@ if TYPE_CHECKING:
     from ddpm_nb.likelihood import (
         GaussianMixture as GaussianMixture,
         gaussian_kl as gaussian_kl,
+        gaussian_kl_full as gaussian_kl_full,
         gaussian_log_prob as gaussian_log_prob,
     )
     from ddpm_nb.loss import (
