@@ -105,9 +105,9 @@ class GaussianMixture:
         stds: Tensor | Sequence[float],
     ) -> None:
         weights, means, stds = (
-            torch.as_tensor(
-                v.cpu() if isinstance(v, Tensor) else v, dtype=torch.float64
-            )
+            v.cpu().double()
+            if isinstance(v, Tensor)
+            else torch.as_tensor(v, dtype=torch.float64, device="cpu")
             for v in (weights, means, stds)
         )
         if (

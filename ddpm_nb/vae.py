@@ -231,21 +231,23 @@ class LinearGaussianVAE:
         return z @ self.weight.T + self.bias
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw n points x, (n, D).
+        """Draw n points x, (n, D). The noise comes from the CPU.
 
         Equation: def-linear-vae.
         """
         (D, K), dtype = self.weight.shape, self.weight.dtype
         z = torch.randn(n, K, dtype=dtype, generator=generator)
         noise = torch.randn(n, D, dtype=dtype, generator=generator)
-        return self.decode(z) + self.noise_var**0.5 * noise
+        return self.decode(z.to(self.weight)) + self.noise_var**0.5 * noise.to(
+            self.bias
+        )
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the exact log p(x), (...), for x (..., D).
 
         Equation: eq-linear-likelihood.
         """
-        eye = torch.eye(len(self.bias), dtype=self.weight.dtype)
+        eye = torch.eye(len(self.bias)).to(self.weight)
         covariance = self.weight @ self.weight.T + self.noise_var * eye
         normal = torch.distributions.MultivariateNormal(self.bias, covariance)
         return normal.log_prob(x)
@@ -255,7 +257,7 @@ class LinearGaussianVAE:
 
         Equation: eq-linear-posterior.
         """
-        eye = torch.eye(self.weight.shape[1], dtype=self.weight.dtype)
+        eye = torch.eye(self.weight.shape[1]).to(self.weight)
         covariance = torch.linalg.inv(
             eye + self.weight.T @ self.weight / self.noise_var
         )

@@ -84,6 +84,9 @@ def test_each_bump_of_a_sample_has_its_share_its_centre_and_round_independent_no
         assert (noise**4).mean(0).numpy() == pytest.approx(3, abs=4 * (96 / m) ** 0.5)
     assert x.shape == (n, 3)
     # Neighbours in the sample have nothing to do with each other.
+    same = sum(weight**2 for weight in weights)
+    together = (bump[1:] == bump[:-1]).double().mean()
+    assert abs(together - same) < 6 * (same * (1 - same) / n) ** 0.5
     later = x[1:] - mixture.means[bump[1:]]
     before = x[:-1] - mixture.means[bump[:-1]]
     products = later * before
