@@ -11,7 +11,7 @@
 #
 # **The question.** The forward process walks from $x_{t-1}$ to $x_t$. Given where the walk began, $x_0$, and where it is now, $x_t$, where was it one step ago?
 #
-# **What you bring.** One step and the jump, from [the forward process](forward.ipynb), and Bayes' rule.
+# **What you bring.** One step and the jump, from [the forward process](forward.ipynb); what a model pays in all, Eq. [whole cost](#eq-joint-kl), from [the bound as a sum](bound.ipynb); and Bayes' rule.
 #
 # **What you take away.** The mean and the variance of that step back, and, for data that are a mixture of bells, the best possible guess of the noise in $x_t$. The rest of the book compares networks with it. You will see what this guess has to do with the slope of a density, and what it costs to say that each step back is a bell.
 
@@ -525,7 +525,7 @@ def optimal_noise(
 # print("slope of the sum  ", *(f"{s:12.2f}" for s in slope(in_all, counts)))
 
 # %% [markdown]
-# Ten times smaller steps means ten times as many. With a fixed variance each costs about a hundred times less, once the steps are small, and $\beta^2$ times a number of steps that grows like $1/\beta$ leaves $\beta$: **the sum over $T$ steps falls like $1/T$.** Twice as many steps, half the excess over the entropy. With the variance of each $x_t$ it would fall like $1/T^2$. So it takes many small steps *because* the bells are so simple. A network that predicts a variance too (Nichol and Dhariwal, 2021) can do with fewer.
+# Ten times smaller steps means ten times as many. With a fixed variance each costs about a hundred times less, once the steps are small, and $\beta^2$ times a number of steps that grows like $1/\beta$ leaves $\beta$: **the sum over $T$ steps falls like $1/T$.** Twice as many steps, half the excess over the entropy. With the variance of each $x_t$ it would fall like $1/T^2$. So it takes many small steps *because* the bells are so simple. A network that predicts a variance too (Nichol and Dhariwal, 2021) can do with fewer. (All this holds where the steps are short against the bends of $\log q$. Near the data, where they are sharpest, the steps have to be the smallest.)
 #
 # None of these costs is the network's fault. They are what the *form* of the model costs when its means are perfect.
 #

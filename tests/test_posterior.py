@@ -214,10 +214,10 @@ def test_optimal_noise_of_a_training_set_is_the_slope_of_its_noised_density() ->
 @pytest.mark.equation("eq-optimal-noise")
 def test_optimal_noise_keeps_its_digits_for_points_in_float32() -> None:
     """One sharp bump far from the origin, at t = 1: an offset taken in float32 would lose its digits."""
-    far = GaussianMixture([1.0], [[100.0]], [1e-3])
-    x_t = BAR[1] ** 0.5 * 100 + torch.tensor([[-0.02], [0.003], [0.01]])
+    far = GaussianMixture([1.0], [[100.1]], [1e-3])
+    x_t = BAR[1] ** 0.5 * 100.1 + torch.tensor([[-0.02], [0.003], [0.01]])
     var = BAR[1] * 1e-6 + 1 - BAR[1]
-    offset = x_t.numpy().astype(np.float64) - BAR[1] ** 0.5 * 100
+    offset = x_t.numpy().astype(np.float64) - BAR[1] ** 0.5 * 100.1
     expected = (1 - BAR[1]) ** 0.5 / var * offset
     got = optimal_noise(far, LINEAR)(x_t, 1)
     assert got.numpy() == pytest.approx(expected, rel=1e-6)
