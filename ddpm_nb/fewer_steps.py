@@ -116,9 +116,12 @@ def timesteps(T: int, steps: int, spacing: Spacing = "trailing") -> tuple[int, .
 
 def _whole(name: str, value: int) -> int:
     """Return a whole number as an int; NumPy's are welcome."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}: expected an int, got {value!r}")
-    return operator.index(value)
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise TypeError(f"{name}: expected an int, got {value!r}")
 
 
 # %% mystnb={"image": {"alt": "Four rows of ten dots between t = 1 and t = 1000. Leading: evenly from 1 to 901. Trailing: evenly from 100 to 1000. Linspace: evenly from 1 to 1000. Quadratic: dense near 0 and ever wider up to 1000."}} tags=["active-ipynb"]
@@ -742,8 +745,24 @@ def ddim_sample(
 # $$ (eq-ddim-encode)
 #
 # The way down then asks $\varepsilon_\theta(x_t,t)$ and not $\varepsilon_\theta(x_s,t)$. So the round trip is not exact, but the smaller the steps, the less the two differ.
+#
+# There may be many pictures, more than the network can hold at once. It is asked about a batch after the other; all that is not the network takes the pictures together.
 
 # %%
+class _InBatches(nn.Module):
+    """A network that gets no more than `size` pictures at once."""
+
+    def __init__(self, model: Model, size: int) -> None:
+        super().__init__()
+        self.model, self.size = model, _whole("batch_size", size)
+        if size < 1:
+            raise ValueError(f"batch_size: expected at least 1, got {size}")
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        parts = zip(x.split(self.size), t.split(self.size))
+        return torch.cat([ask(self.model, *part) for part in parts])
+
+
 def ddim_encode(
     model: Model,
     x_0: Tensor,
@@ -751,6 +770,7 @@ def ddim_encode(
     steps: int,
     *,
     spacing: Spacing = "trailing",
+    batch_size: int = 128,
 ) -> Tensor:
     """Walk DDIM's path upwards with eta = 0: from pictures to the noise they come from.
 
@@ -763,17 +783,20 @@ def ddim_encode(
         schedule: the noise schedule, on x_0's device.
         steps: how often the network is asked, 1 ... T.
         spacing: which times are visited; see `timesteps`.
+        batch_size: how many pictures the network gets at once. Besides what it needs
+            for them, the memory holds all pictures some five times.
 
     Returns:
         (B, ...) x at the highest of these times.
 
     Raises:
-        ValueError, TypeError: as `timesteps`.
+        ValueError, TypeError: as `timesteps`; if batch_size is no positive int.
 
     Equation: eq-ddim-encode. Source: Song, Meng and Ermon (2021), section 4.3.
     """
     times = timesteps(schedule.T, steps, spacing)[::-1]
     device = _common_device(model, schedule)
+    model = _InBatches(model, batch_size)
     x = x_0
     with _evaluating(model):
         for s, t in pairwise(times):

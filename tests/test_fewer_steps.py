@@ -873,3 +873,21 @@ def test_encoding_neither_trains_nor_records() -> None:
 def test_a_step_that_leaves_no_signal_is_refused() -> None:
     with pytest.raises(ValueError, match="more steps are needed"):
         strided_sample_steps(network, (2, 1), Schedule.linear(T=4000), 1)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, None])
+def test_encoding_takes_the_pictures_in_batches(size: int | None) -> None:
+    seen: list[int] = []
+
+    def spy(x: Tensor, t: Tensor) -> Tensor:
+        seen.append(len(x))
+        return network(x, t)
+
+    x = torch.randn(5, 3, dtype=F64, generator=generator())
+    options = {} if size is None else {"batch_size": size}
+    ours = ddim_encode(spy, x, FORTY, 4, **options)
+    assert seen == {1: [1] * 5, 2: [2, 2, 1], 5: [5], None: [5]}[size] * 4
+    whole = ddim_encode(network, x, FORTY, 4, batch_size=5)
+    assert torch.allclose(ours, whole, rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="batch_size: expected at least 1, got 0"):
+        ddim_encode(network, x, FORTY, 4, batch_size=0)
