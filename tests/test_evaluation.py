@@ -362,24 +362,25 @@ def test_each_term_is_the_divergence_of_the_two_steps_back(
 
 
 @pytest.mark.equation("def-bits")
-def test_dimensions_are_averaged_and_batches_change_nothing() -> None:
-    """A picture of four equal, independent pixels costs per dimension what one pixel costs."""
-    x = LEVELS[[3, 99, 200, 255, 0]][:, None]
-    zero = lambda x, t: torch.zeros_like(x)  # noqa: E731
-    one = bits_per_dim(zero, x, LINEAR, times=40, generator=generator())
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_dimensions_are_averaged_and_batches_change_nothing(size: int) -> None:
+    """A picture of six equal pixels with equal noise costs per dimension what one pixel costs, term by term."""
+    x, noise = LEVELS[[3, 99, 200, 255, 0]][:, None], CounterNoise(0, (1,))
+    one = bits_per_dim(network, x, LINEAR, times=40, generator=noise)
     wide = bits_per_dim(
-        zero,
-        x.repeat(1, 40_000).reshape(5, 1, 200, 200),
-        Schedule.linear(T=3, beta_1=0.1, beta_T=0.3),
-        generator=generator(),
+        network,
+        x.repeat(1, 6).reshape(5, 1, 2, 3),
+        LINEAR,
+        times=40,
+        batch_size=size,
+        generator=lambda pictures, t: (
+            noise(pictures, t).repeat(1, 6).reshape(-1, 1, 2, 3)
+        ),
     )
-    assert one.total.shape == wide.total.shape == (5,)
-    assert wide.total.max() < 60
-    pieces = bits_per_dim(
-        zero, x, LINEAR, times=40, batch_size=2, generator=generator()
-    )
-    assert pieces.t.shape == one.t.shape == (40, 5)
-    assert torch.equal(pieces.prior, one.prior)
+    assert one.t.shape == one.steps.shape == (40, 5)
+    assert one.squared_error.shape == (41, 5)
+    for name in ("prior", "t", "steps", "weight", "decoder", "squared_error", "total"):
+        assert torch.allclose(getattr(wide, name), getattr(one, name), rtol=1e-9), name
 
 
 # --- the estimate
@@ -984,6 +985,17 @@ def test_features_are_not_recorded_for_a_gradient() -> None:
     batch = torch.zeros(2, 1, 1, 1)
     assert not collect_features(describe, [batch], n=2).requires_grad
     assert seen == [False]
+
+
+def test_features_come_from_a_network_in_eval_mode_which_is_left_as_it_was() -> None:
+    """Batch norm and dropout would describe a picture by its neighbours, and by chance."""
+    describe = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4), nn.Dropout(0.5))
+    describe[2].eval()  # one part's mode is its own
+    x = torch.randn(6, 1, 2, 2, generator=generator())
+    found = collect_features(describe, x.split(2), n=6)
+    assert torch.allclose(found, x.flatten(1) / (1 + 1e-5) ** 0.5)
+    assert [part.training for part in describe] == [True, True, False]
+    assert describe[1].num_batches_tracked == 0
 
 
 @pytest.mark.equation("def-inception-score")
