@@ -499,6 +499,10 @@ def test_evaluation_refuses_bad_input() -> None:
             bits_per_dim(network, on_level, TWENTY, **option)
     with pytest.raises(ValueError, match="for T = 1"):
         bits_per_dim(network, on_level, Schedule([0.5]))
+    with pytest.raises(ValueError, match="variance: expected"):  # though no step has it
+        bits_per_dim(
+            network, on_level, Schedule([0.5]), first_step="beta", variance="huge"
+        )
     alone = bits_per_dim(network, on_level, Schedule([0.5]), first_step="beta")
     assert alone.steps.shape == (0, 2)
     assert alone.total.isfinite().all()
@@ -1399,3 +1403,139 @@ def test_whole_numbers_of_numpy_are_welcome_here_too() -> None:
     ):
         with pytest.raises(TypeError, match="expected an int, got"):
             call()
+
+
+# --- options: left out, each is what the page says; given, each makes a difference
+
+COARSE = LEVELS[torch.randint(0, 16, (130, 2), generator=torch.Generator()) * 17]
+X, Y = torch.randn(2, 4, 3, dtype=F64, generator=torch.Generator().manual_seed(1))
+
+
+def last(steps: Iterator[Step]) -> Tensor:
+    return list(steps)[-1].x
+
+
+@pytest.mark.parametrize(
+    ("call", "choices"),
+    [
+        (
+            lambda **o: (
+                bits_per_dim(network, COARSE, TWENTY, generator=generator(), **o).total
+            ),
+            {
+                "times": (None, 18),
+                "variance": ("large", "small"),
+                "first_step": ("original", "beta"),
+                "clip": (True, False),
+                "decoder": ("exact", "tanh"),
+                "levels": (256, 16),
+                "batch_size": (128, 65),
+            },
+        ),
+        (
+            lambda **o: discretized_log_prob(COARSE, 0.9 * COARSE, 1e-4, **o),
+            {"levels": (256, 16), "decoder": ("exact", "tanh")},
+        ),
+        (
+            lambda **o: last(
+                denoise_steps(network, X, 9, TWENTY, generator=generator(), **o)
+            ),
+            {"variance": ("large", "small"), "clip": (False, True), "groups": (1, 2)},
+        ),
+        (
+            lambda **o: denoise(network, X, 9, TWENTY, generator=generator(), **o),
+            {"variance": ("large", "small"), "clip": (False, True), "groups": (1, 2)},
+        ),
+        (
+            lambda **o: progressive(
+                network, (4, 3), TWENTY, (9, 0), generator=generator(), **o
+            ),
+            {
+                "variance": ("large", "small"),
+                "clip": (True, False),
+                "dtype": (None, F64),
+            },
+        ),
+        (
+            lambda **o: shared_latents(
+                network, X, 9, 2, TWENTY, generator=generator(), **o
+            ),
+            {"variance": ("large", "small"), "clip": (True, False)},
+        ),
+        (
+            lambda **o: interpolate(
+                network, X, Y, 9, (0.3,), TWENTY, generator=generator(), **o
+            ),
+            {"variance": ("large", "small"), "clip": (True, False)},
+        ),
+        (
+            lambda **o: (
+                rate_distortion(
+                    bits_per_dim(network, COARSE, TWENTY, generator=generator()), **o
+                ).distortion
+            ),
+            {"levels": (256, 255)},
+        ),
+        (
+            lambda **o: torch.tensor(
+                inception_score(torch.tensor([[0.1, 0.9], [0.6, 0.4]] * 10), **o)
+            ),
+            {"splits": (10, 7)},
+        ),
+    ],
+    ids=lambda value: None,
+)
+def test_every_option_has_its_stated_default_and_arrives(
+    call: object, choices: dict[str, tuple[object, object]]
+) -> None:
+    stated = {name: default for name, (default, _) in choices.items()}
+    plain = call()
+    assert torch.equal(call(**stated), plain)
+    for name, (_, other) in choices.items():
+        assert not torch.equal(call(**{name: other}).to(plain), plain), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_plain_generator_keeps_its_meaning(dtype: torch.dtype, size: int) -> None:
+    """Batch after batch, block after block: the times, then the noise. Stored numbers hang on it."""
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def spy(x: Tensor, t: Tensor) -> Tensor:
+        seen.append((x, t))
+        return network(x, t)
+
+    x_0, rng = (
+        LEVELS[torch.tensor([[0, 7], [99, 255], [128, 3]])].to(dtype),
+        generator(),
+    )
+    bits_per_dim(spy, x_0, TWENTY, times=3, batch_size=size, generator=generator())
+    asked = iter(seen)
+    for batch in x_0.split(size):
+        for first, end in ((1, 1), (2, 4), (5, 10), (11, 20)):  # quadratic blocks
+            t = torch.randint(first, end + 1, (len(batch),), generator=rng)
+            noise = torch.randn(batch.shape, generator=rng, dtype=dtype)
+            x_t, told = next(asked)
+            assert torch.equal(told, t)
+            expected = q_sample(batch.double(), t, noise.double(), TWENTY)
+            assert torch.equal(x_t, expected.to(dtype))
+    assert next(asked, None) is None
+
+
+def test_inception_records_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Extractor(nn.Module):
+        def __init__(self, *given: object, **options: object) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(()))
+
+        def forward(self, x: Tensor) -> tuple[Tensor]:
+            return (x.flatten(1) * self.weight,)
+
+    module = types.ModuleType("torch_fidelity.feature_extractor_inceptionv3")
+    module.FeatureExtractorInceptionV3 = Extractor  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch_fidelity", types.ModuleType("t"))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    for output in ("features", "probabilities"):
+        found = inception(output)(torch.zeros(2, 3, 4, 4))
+        assert not found.requires_grad
+    assert found.dtype == F64

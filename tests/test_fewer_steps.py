@@ -891,3 +891,88 @@ def test_encoding_takes_the_pictures_in_batches(size: int | None) -> None:
     assert torch.allclose(ours, whole, rtol=0, atol=1e-12)
     with pytest.raises(ValueError, match="batch_size: expected at least 1, got 0"):
         ddim_encode(network, x, FORTY, 4, batch_size=0)
+
+
+# --- options: left out, each is what the page says; given, each makes a difference
+
+
+def last(steps: Iterator[Step]) -> Tensor:
+    return list(steps)[-1].x
+
+
+X = torch.randn(3, 2, dtype=F64, generator=torch.Generator().manual_seed(1))
+STRIDED = {
+    "spacing": ("trailing", "leading"),
+    "variance": ("large", "small"),
+    "clip": (False, True),
+    "dtype": (None, F64),
+}
+DDIM = {
+    "eta": (0.0, 0.5),
+    "spacing": ("trailing", "leading"),
+    "clip": (False, True),
+    "x_T": (None, X),
+    "dtype": (None, F64),
+}
+
+
+@pytest.mark.parametrize(
+    ("call", "choices"),
+    [
+        (
+            lambda **o: torch.tensor(timesteps(40, 7, **o)),
+            {"spacing": ("trailing", "leading")},
+        ),
+        (
+            lambda **o: last(
+                strided_sample_steps(
+                    network, (3, 2), FORTY, 7, generator=generator(), **o
+                )
+            ),
+            STRIDED,
+        ),
+        (
+            lambda **o: strided_sample(
+                network, (3, 2), FORTY, 7, generator=generator(), **o
+            ),
+            STRIDED,
+        ),
+        (
+            lambda **o: last(
+                ddim_sample_steps(network, (3, 2), FORTY, 7, generator=generator(), **o)
+            ),
+            DDIM,
+        ),
+        (
+            lambda **o: ddim_sample(
+                network, (3, 2), FORTY, 7, generator=generator(), **o
+            ),
+            DDIM,
+        ),
+        (
+            lambda **o: ddim_encode(network, X, FORTY, 7, **o),
+            {"spacing": ("trailing", "leading")},
+        ),
+        (lambda **o: ddim_mean(X, -X, 30, 12, FORTY, **o), {"sigma": (0.0, 1e-3)}),
+    ],
+    ids=lambda value: None,
+)
+def test_every_option_has_its_stated_default_and_arrives(
+    call: object, choices: dict[str, tuple[object, object]]
+) -> None:
+    stated = {name: default for name, (default, _) in choices.items()}
+    plain = call()
+    assert torch.equal(call(**stated), plain)
+    for name, (_, other) in choices.items():
+        assert not torch.equal(call(**{name: other}).to(plain), plain), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_every_point_of_a_walk_keeps_the_type_it_began_with(dtype: torch.dtype) -> None:
+    for eta in (0.0, 0.5):
+        options = {"eta": eta, "generator": generator()}
+        begun = ddim_sample_steps(network, (3, 2), FORTY, 4, x_T=X.to(dtype), **options)
+        asked = ddim_sample_steps(network, (3, 2), FORTY, 4, dtype=dtype, **options)
+        for step in (*begun, *asked):
+            assert step.x.dtype == step.x_0_hat.dtype == dtype
+    assert ddim_encode(network, X.to(dtype), FORTY, 4).dtype == dtype
