@@ -658,7 +658,6 @@ class UNet(nn.Module):
                 f"got shape {tuple(t.shape)}"
             )
 
-
 # %% [markdown]
 # ## Weights from elsewhere
 #
@@ -872,7 +871,7 @@ class UNet(nn.Module):
 # - **Half precision.** Many server CPUs of recent years multiply numbers of 16 bits (bfloat16: the range of float32, with about three digits) at least twice as fast. Convolutions are most of the work, so this is the largest gain. In training, `torch.autocast` keeps the weights in float32 and rounds them for each product; a network that only samples can be rounded for good: `net.to(torch.bfloat16)`. It still takes and gives float32 pictures.
 # - **`net.to(memory_format=torch.channels_last)`.** A picture's numbers then lie in memory pixel by pixel, all channels of a pixel side by side, as convolutions like to read them. And `rearrange(x, "b c h w -> b (h w) c")` in the attention costs nothing: that *is* the order. Shapes and results stay as they are.
 # - **Dropout** from 16 random bits a number. Torch's own draw takes one number after the other, on one core only.
-# - **Attention by its formula.** For 256 pixels the table of weights is small. Two products of matrices in half precision are quicker on a CPU than torch's combined kernel, which works in small pieces. On a GPU it is the other way round, and the code asks.
+# - **Attention by its formula.** For 256 pixels the table of weights is small. Two products of matrices in half precision are quicker on a CPU than torch's combined kernel, which works in small pieces. On a GPU that kernel never writes the table down, and the code chooses it there. (That choice is not measured here: no GPU has run this page.)
 # - **$q$, $k$ and $v$ in one product**: hoped to keep the cores busier than three small ones. The measurement says: no difference. The three layers stay three in the file.
 # - **GroupNorm in float32.** For few channels a group and channels_last, torch's kernel for half precision is slow on CPUs, and its sums are less exact.
 # - **Once instead of 22 times**: every block would apply SiLU to the same time vector.

@@ -324,6 +324,23 @@ def test_evaluate_hands_every_flag_on(
     assert not torch.equal(evaluate("--times 3 --seed 5")[0], first)
 
 
+def test_pictures_are_cut_to_an_oblong_shape(tmp_path: Path) -> None:
+    """Height first. Of a square, the middle stays; what is cut off is lost at both ends alike."""
+    picture = Image.new("L", (32, 32), 0)
+    picture.paste(100, (0, 8, 32, 16))  # the second of four bands
+    picture.paste(200, (0, 16, 32, 24))
+    picture.save(tmp_path / "a.png")
+    wide = load_folder(tmp_path, size=(16, 32), channels=1)
+    assert wide.shape == (1, 1, 16, 32)
+    assert wide[0, 0, :, 5].tolist() == [100] * 8 + [200] * 8
+    high = load_folder(tmp_path, size=(32, 16), channels=1)
+    assert high.shape == (1, 1, 32, 16)
+    assert high[0, 0, ::8, 5].tolist() == [0, 100, 200, 0]
+    for wrong in ((0, 8), (8, 0)):
+        with pytest.raises(ValueError, match="size: expected at least 1"):
+            load_folder(tmp_path, size=wrong)
+
+
 def test_a_folder_s_pictures_are_read_in_colour_or_grey(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8), (200, 10, 10)).save(tmp_path / "a.png")
     for channels in (1, 3):
