@@ -321,7 +321,11 @@ def test_evaluate_hands_every_flag_on(
     assert wanted.items() <= options.items()
     assert first.flatten().tolist() != sorted(first.flatten().tolist())  # at random
     assert torch.equal(evaluate("--times 3")[0], first)
-    assert not torch.equal(evaluate("--times 3 --seed 5")[0], first)
+    for seed in (5, 0):
+        other, options = evaluate(f"--times 3 --seed {seed}")
+        source = options["generator"]
+        assert (source.seed, source.shape, source.first) == (seed, (1, 8, 8), 0)
+        assert torch.equal(other, first) == (seed == 0)
 
 
 def test_pictures_are_cut_to_an_oblong_shape(tmp_path: Path) -> None:
