@@ -1302,7 +1302,7 @@ def _n_times(generator: Randomness, n: int, T: int) -> Randomness:
 # print("  ".join(f"t = {t}: {d:.3f} +- {bar:.3f}" for t, (d, bar) in zip(times, apart)))
 # assert apart[0][0] > apart[3][0] > apart[5][0]
 
-# %% mystnb={"image": {"alt": "Three rows of pictures. At the left a real five, noised to t = 400, 200 and 75; then six endings each. From t = 400 the endings are different digits, from t = 200 fives and sixes that resemble each other, and from t = 75 nearly the same five."}} tags=["active-ipynb", "nbval-ignore-output"]
+# %% mystnb={"image": {"alt": "Three rows of pictures. At the left a real five, noised to t = 400, 200 and 75; then six endings each. From t = 400 the endings are different digits, from t = 200 sixes, fives and a nine that resemble each other, and from t = 75 nearly the same five."}} tags=["active-ipynb", "nbval-ignore-output"]
 # chosen = [int((test_labels == digit).nonzero()[0]) for digit in (5, 0, 1, 3, 7, 8)]
 # originals = test_images[chosen]  # the first is shown
 # rows, spread = [], []
