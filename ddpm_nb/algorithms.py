@@ -28,6 +28,7 @@
 The reader owns the loop: stop it, plot from it, average weights in it.
 """
 
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,9 +77,11 @@ from ddpm_nb.posterior import posterior_mean
 # \theta \leftarrow \theta - \eta\,\nabla_\theta\,\frac1B\sum_{i=1}^{B}\bigl\lVert\varepsilon_i-\varepsilon_\theta(x_{t_i},\,t_i)\bigr\rVert^2, \qquad x_{t_i} = \sqrt{\bar\alpha_{t_i}}\,x_{0,i}+\sqrt{1-\bar\alpha_{t_i}}\,\varepsilon_i ,
 # $$ (def-training-step)
 #
-# with $B$ pictures, each with its own $t_i$ and $\varepsilon_i$. (Adam, which we use, takes a cleverer step along the same gradient.)
+# with $B$ pictures, each with its own $t_i$ and $\varepsilon_i$. (Adam, which we use, starts from the same gradient but steps in another direction: it keeps two running means for each weight, of its slope and of the slope's square, and moves the weight by $\eta$ times the first over the square root of the second. So a weight with a small slope moves about as far as one with a large slope.)
 #
 # The loop below is a generator. It hands you a record after each step and waits; whatever else should happen in training, you write in *your* loop.
+#
+# One mistake it looks for itself, because nothing else shows it: pictures on another scale. The jump mixes a picture with noise of variance 1, and fits pictures in $[-1, 1]$. With grey levels $0,\dots,255$ the noise is lost in the picture at most $t$; with pictures in $[0, 1]$ all are brighter than the middle. The loss falls in both cases. So the loop looks at its first batch, once, and warns. It does not refuse: a night sky, or the latent pictures of another network, may lie elsewhere with good reason, and only you know.
 
 # %%
 @dataclass(frozen=True)
@@ -125,6 +128,20 @@ def minibatches(
     return endless()
 
 
+def _warn_of_scale(x_0: Tensor) -> None:
+    """Warn if pictures (B, C, H, W) do not look as if they lay around 0 in [-1, 1]."""
+    if x_0.dim() != 4:  # points of the plane may lie anywhere
+        return
+    low, high = torch.stack(x_0.aminmax()).tolist()  # a GPU waits here, once
+    if not (low < 0 and high <= 1):
+        warnings.warn(
+            f"batches: expected pictures in [-1, 1], with some values below 0; the first "
+            f"batch lies in [{low:g}, {high:g}]. Grey levels 0 ... 255 become x / 127.5 - 1, "
+            f"and [0, 1] becomes 2 * x - 1",
+            stacklevel=3,
+        )
+
+
 def train_steps(
     model: nn.Module,
     batches: Iterable[Tensor],
@@ -134,6 +151,9 @@ def train_steps(
     generator: torch.Generator | None = None,
 ) -> Iterator[TrainStep]:
     """Run Algorithm 1, one step at a time, while there are batches and you ask for more.
+
+    Pictures (B, C, H, W) of the first batch that do not look like pictures in [-1, 1]
+    are worth a warning; data of other shapes are taken as they are.
 
     Args:
         model: the network, noise = model(x_t, t); it is trained in place, in the mode
@@ -146,10 +166,16 @@ def train_steps(
     Yields:
         one TrainStep a step.
 
+    Raises:
+        TypeError: if a batch is no floating-point tensor.
+        ValueError: if the model's answer does not have the shape of its input.
+
     Equation: def-training-step. Paper: Algorithm 1.
     """
     for step, x_0 in enumerate(batches, start=1):
         loss = simple_loss(model, x_0, schedule, generator)
+        if step == 1:
+            _warn_of_scale(x_0)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
