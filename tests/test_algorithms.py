@@ -21,7 +21,8 @@ from ddpm_nb.algorithms import (
 )
 from ddpm_nb.forward import Schedule
 from ddpm_nb.likelihood import GaussianMixture
-from ddpm_nb.posterior import optimal_noise
+from ddpm_nb.loss import denoising_mean
+from ddpm_nb.posterior import noised_mixture, optimal_noise
 
 F64 = torch.float64
 ANGLE = torch.arange(5) * 2 * math.pi / 5
@@ -74,6 +75,133 @@ def test_samples_with_the_exact_noise_pass_as_data(
     assert two_sample_p(x, TRUTH) > 0.01
 
 
+@pytest.mark.equation("eq-sampling-step")
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_the_test_sees_large_steps_as_well_as_mistakes(seed: int) -> None:
+    """Fifty steps with the small variance: no mistake, and yet the samples are not the data."""
+    x = sample(
+        optimal_noise(RING, FIFTY),
+        (5000, 2),
+        FIFTY,
+        variance="small",
+        generator=generator(seed),
+        dtype=F64,
+    )
+    assert two_sample_p(x, RING.sample(5000, generator(100 + seed)).double()) < 1e-3
+
+
+def end_variance(schedule: Schedule, variance: str, s: float) -> float:
+    """The variance of x_0 for data N(0, s^2): each step back is the regression of x_{t-1} on x_t, plus noise."""
+    kept = [1.0]
+    for beta in schedule.beta[1:].tolist():
+        kept.append(kept[-1] * (1 - beta))
+    at = [k * s**2 + 1 - k for k in kept]  # the variance of x_t
+    result = 1.0
+    for t in range(schedule.T, 0, -1):
+        beta = 1 - kept[t] / kept[t - 1]
+        slope = (1 - beta) ** 0.5 * at[t - 1] / at[t]  # covariance over variance
+        spread = beta * (
+            1 if variance == "large" else (1 - kept[t - 1]) / (1 - kept[t])
+        )
+        result = slope**2 * result + (spread if t > 1 else 0)
+    return result
+
+
+NORMAL = GaussianMixture([1.0], [[0.0]], [0.5])
+
+
+@pytest.mark.equation("eq-sampler-variance")
+@pytest.mark.equation("eq-sampling-step")
+@pytest.mark.parametrize("variance", ["large", "small"])
+@pytest.mark.parametrize("T", [2, 10, 50])
+def test_samples_of_normal_data_have_the_exact_variance(T: int, variance: str) -> None:
+    """However large the steps are, what Algorithm 2 returns is known for these data."""
+    n, schedule = 200_000, Schedule.cosine(T=T, s=0.05)
+    x = sample(
+        optimal_noise(NORMAL, schedule),
+        (n, 1),
+        schedule,
+        variance=variance,
+        generator=generator(1),
+        dtype=F64,
+    )
+    expected = end_variance(schedule, variance, 0.5)
+    assert abs(x.var() / expected - 1) < 4 * (2 / n) ** 0.5
+    assert abs(expected / 0.25 - 1) > 4 * (2 / n) ** 0.5  # and it is not the data's
+
+
+@pytest.mark.equation("eq-without-noise")
+def test_without_noise_a_normal_chain_shrinks_by_every_root() -> None:
+    """Data N(0, 1): line 4 alone takes x_T to x_T times the root of alpha-bar_T."""
+    schedule = Schedule.linear()
+    unit = optimal_noise(GaussianMixture([1.0], [[0.0]], [1.0]), schedule)
+    x_T = torch.tensor([[-2.0], [0.1], [3.0]], dtype=F64)
+    x = x_T
+    for t in range(1000, 0, -1):
+        x = denoising_mean(x, t, unit(x, t), schedule)
+    log_shrunk = 0.5 * sum(math.log1p(-b) for b in schedule.beta[1:].tolist())
+    assert torch.allclose(x, x_T * math.exp(log_shrunk), rtol=1e-9, atol=0)
+    assert math.exp(log_shrunk) < 0.01
+
+
+@pytest.mark.equation("eq-line-4-drift")
+def test_line_4_without_noise_moves_by_half_of_x_and_the_whole_score() -> None:
+    """The score by automatic differentiation; what is left over falls in proportion to beta."""
+    left = []
+    for beta in (1e-3, 1e-4, 1e-5):
+        schedule = Schedule([0.5, beta])
+        x = torch.linspace(-2.5, 2.5, 40, dtype=F64).reshape(20, 2).requires_grad_()
+        log_q = noised_mixture(RING, 2, schedule).log_prob(x).sum()
+        (score,) = torch.autograd.grad(log_q, x)
+        x = x.detach()
+        noise = optimal_noise(RING, schedule)(x, 2)
+        move = (denoising_mean(x, 2, noise, schedule) - x) / beta
+        left.append((move - (x / 2 + score)).abs().max().item())
+    assert left[0] < 0.01
+    assert left[1] / left[0] == pytest.approx(0.1, rel=0.05)
+    assert left[2] / left[1] == pytest.approx(0.1, rel=0.05)
+
+
+POINTS = torch.tensor(
+    [[0.5, -0.5, 0.1], [0.4, -0.3, 0.1], [-0.9, 0.2, 0.6], [0.0, 0.8, -0.7]], dtype=F64
+)
+
+
+def training_set_noise(x_t: Tensor, kept: float) -> Tensor:
+    """The equation: a softmax of distances to the training points."""
+    square = ((x_t[:, None] - kept**0.5 * POINTS) ** 2).sum(-1)
+    weight = torch.softmax(-square / (2 * (1 - kept)), dim=1)
+    return (x_t - kept**0.5 * (weight @ POINTS)) / (1 - kept) ** 0.5
+
+
+@pytest.mark.equation("eq-training-set-noise")
+@pytest.mark.parametrize("t", [1, 4, 10, 40])
+def test_the_perfect_network_of_a_training_set_is_a_softmax_over_it(t: int) -> None:
+    """It is the limit of narrow bumps, and no other answer has a smaller loss on the training set."""
+    schedule = Schedule.cosine(T=40)
+    kept = schedule.alpha_bar[t].item()
+    narrow = optimal_noise(GaussianMixture([0.25] * 4, POINTS, [1e-7] * 4), schedule)
+    which = torch.arange(4000) % 4
+    noise = torch.randn(4000, 3, dtype=F64, generator=generator())
+    x_t = kept**0.5 * POINTS[which] + (1 - kept) ** 0.5 * noise
+    answer = training_set_noise(x_t, kept)
+    assert torch.allclose(answer, narrow(x_t, t), rtol=0, atol=1e-6)
+    # The slope of the loss is zero in every direction: against functions of x_t, with its error bar.
+    error = noise - answer
+    for direction in (torch.ones_like(x_t), x_t, x_t.sin(), answer, (3 * x_t).cos()):
+        product = (error * direction).sum(1)
+        assert abs(product.mean()) <= 4 * product.std() / 4000**0.5 + 1e-12
+
+
+def test_the_perfect_network_of_a_training_set_recites_it() -> None:
+    schedule = Schedule.cosine(T=200)
+    narrow = optimal_noise(GaussianMixture([0.25] * 4, POINTS, [1e-4] * 4), schedule)
+    x = sample(narrow, (64, 3), schedule, generator=generator(), dtype=F64)
+    distance, which = torch.cdist(x, POINTS).min(dim=1)
+    assert distance.max() < 1e-3
+    assert len(which.unique()) == 4
+
+
 class WrongTime:
     """The exact network, asked about t - 1."""
 
@@ -105,7 +233,7 @@ def with_wrong_sigma(monkeypatch: pytest.MonkeyPatch) -> Tensor:
 
 
 def test_the_test_rejects_wrong_samplers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A two-sample test that accepts everything would prove nothing."""
+    """A two-sample test that accepts everything would prove nothing. The correct one passes, above."""
     wrong_time = sample(
         WrongTime(), (5000, 2), FIFTY, generator=generator(1), dtype=F64
     )
