@@ -471,8 +471,7 @@ def sample(
 # First a sampler without a mistake, and with only 50 steps. They follow a cosine schedule (with a larger offset $s$, so that the first steps are not too small). Three variances are tried: the paper's two, $\beta_t$ and $\tilde\beta_t$, and the best one between them, $\sigma_t^{*2}$ of Eq. [optimal variance](#eq-optimal-variance). For that one we need to know how much of the noise $x_t$ leaves open, $\mathbb E\operatorname{Var}(\varepsilon\mid x_t)$. The variance of $\varepsilon$ is 1, and it is the variance of its conditional mean $\varepsilon^*$ plus this mean of its conditional variance. So the open part is $1-\mathbb E[\varepsilon^{*2}]$ per coordinate. In the plane the mean over $x_t$ is an integral that a sum over a grid gives to many digits.
 
 # %% tags=["active-ipynb"]
-# from ddpm_nb.loss import optimal_variance, vlb_weight
-# from ddpm_nb.posterior import noised_mixture, posterior_variance
+# from ddpm_nb.posterior import noised_mixture
 #
 #
 # def floor(table, model, fineness=0.4):
@@ -494,6 +493,13 @@ def sample(
 # floors = {50: floor(fifty, exact_50), 1000: floor(schedule, exact)}
 # finer = floor(fifty, exact_50, fineness=0.2)
 # print("a finer grid, the same:", torch.allclose(floors[50], finer, rtol=0, atol=1e-5))
+
+# %% [markdown]
+# The mean of $\operatorname{Var}(x_0\mid x_t)$ follows from it: a wrong noise makes $\hat x_0$ wrong by $\sqrt{1-\bar\alpha_t}/\sqrt{\bar\alpha_t}$ times as much. Our `sample` offers the paper's two variances. For the third, here is Algorithm 2 written out once more, for any list of variances; and, for later, with a mistake in it if one is asked for.
+
+# %% tags=["active-ipynb"]
+# from ddpm_nb.loss import optimal_variance
+# from ddpm_nb.posterior import posterior_variance
 #
 #
 # def variances(table):
@@ -549,7 +555,8 @@ def sample(
 #
 # widths, no = {}, {}
 # print("steps  variance   rejected   width")
-# print("           true points      {:.3f} +- {:.3f}".format(*width(ring.sample(60_000, generator).double())))
+# ratio, error = width(ring.sample(60_000, generator).double())
+# print(f"           true points      {ratio:.3f} +- {error:.3f}")
 # for table, model, seeds in ((fifty, exact_50, 3), (schedule, exact, 1)):
 #     for name, variance in variances(table).items():
 #         runs = [walk_back(table, model, variance, seed) for seed in range(1, seeds + 1)]
@@ -566,7 +573,7 @@ def sample(
 # assert all(abs(widths[1000, name][0] - 1) < 0.04 for name in ("large", "small", "best"))
 
 # %% [markdown]
-# No mistake is in any of these. With 50 steps and $\tilde\beta_t$ the test rejects every run all the same: the bumps are much too narrow, and that is the price of the large steps with this variance. With $\beta_t$ they are a little too wide; 20,000 points show even that. With $\sigma_t^{*2}$ the width is right within a hundredth, and no run is rejected. With 1,000 steps none is rejected, and what is left of the difference needs more points than this, or an exact case.
+# No mistake is in any of these. With 50 steps and $\tilde\beta_t$ the test rejects every run all the same: the bumps are much too narrow, and that is the price of the large steps with this variance. With $\beta_t$ they are a little too wide; 20,000 points show even that. With $\sigma_t^{*2}$ the width is right within about a hundredth, and no run is rejected. With 1,000 steps none is rejected, and what is left of the difference needs more points than this, or an exact case.
 #
 # **An exact case.** Let the data be one normal distribution, $\mathcal N(0, s^2)$. Then $x_t$ has the variance $v_t = \bar\alpha_t s^2+1-\bar\alpha_t$, and Eq. [optimal noise](#eq-optimal-noise) with a single bump says $\varepsilon^* = \sqrt{1-\bar\alpha_t}\,x_t/v_t$. Line 4 then multiplies $x_t$ by $(1-\beta_t/v_t)/\sqrt{\alpha_t}$. Since $v_t = \alpha_t v_{t-1}+\beta_t$, that is $\sqrt{\alpha_t}\,v_{t-1}/v_t$. So the samples stay normal, with a variance $V_t$ that starts at $V_T = 1$ and goes
 #
@@ -767,10 +774,10 @@ def sample(
 # Samples that look right are one thing; the bound gives a number. On average $L$ lies above the entropy of the data, and Eq. [joint KL](#eq-joint-kl) says by how much: by the divergence of the two ends at $x_T$, plus what each step back of the model diverges from the true one. How large is this gap? And whose fault is it: the network's, or that of a chain of normal steps, which even the perfect network must take?
 #
 # Write the gap as a sum with one part for each cause. The network enters $L$ only through the squared error, times the weight $w_t$ of Eq. [weight in the bound](#eq-vlb-weight). By Eq. [best guess](#eq-best-guess) the mean of this error is the floor plus the squared distance to $\varepsilon^*$, so **the network's share** of the gap is $\sum_t w_t\,\mathbb E\lVert\varepsilon_\theta-\varepsilon^*\rVert^2$. All the rest is the gap of the perfect network, and needs no sample: with the floor known, every term of [the bound](bound.ipynb) is a formula. It has three parts. The end of the chain is $\mathrm{KL}(q(x_T)\,\|\,\mathcal N(0,I))$. **The variance's share** is what $\beta_t$ costs more than the best choice, $\tfrac12(\sigma_t^{*2}/\beta_t-1-\log(\sigma_t^{*2}/\beta_t))$ for each coordinate and $t$ (put both into the cost of [the loss](loss.ipynb), "Which variance?"). What remains is **the bell's share**: the true step back is not normal.
-#
-# Only the network's share has to be measured on points. It can be measured in two ways, with the same noises: as the difference of the two bounds, $\sum_t w_t(\lVert\varepsilon-\varepsilon_\theta\rVert^2-\lVert\varepsilon-\varepsilon^*\rVert^2)$ at each point, or directly by the distance. Their means are equal, again by Eq. [best guess](#eq-best-guess). But the difference contains the product of $\varepsilon-\varepsilon^*$ and $\varepsilon^*-\varepsilon_\theta$, which has mean zero and a large scatter.
 
 # %% tags=["active-ipynb", "nbval-ignore-output"]
+# from ddpm_nb.loss import vlb_weight
+#
 # t = torch.arange(1, 1001)
 # weight, beta = vlb_weight(t, schedule), schedule.beta[1:]
 # axis = torch.arange(-4, 4, 0.05, dtype=torch.float64)
@@ -793,7 +800,17 @@ def sample(
 # end = (at_T.log_prob(grid).exp() * log_ratio).sum() * cell
 # ratio = variances(schedule)["best"] / beta
 # variance_share = (ratio - 1 - ratio.log()).sum()
-#
+# print("the gap of the perfect network, in nats a point")
+# print(f"    end of the chain       {end:.6f}")
+# print(f"    variance               {variance_share:.4f}")
+# print(f"    steps are not normal   {perfect - end - variance_share:.4f}")
+# print(f"    together               {perfect:.4f}")
+# assert 0 < end < 1e-5 and variance_share > 0 and perfect > end + variance_share
+
+# %% [markdown]
+# Only the network's share has to be measured on points. It can be measured in two ways, with the same noises: as the difference of the two bounds, $\sum_t w_t(\lVert\varepsilon-\varepsilon_\theta\rVert^2-\lVert\varepsilon-\varepsilon^*\rVert^2)$ at each point, or directly by the distance. Their means are equal, again by Eq. [best guess](#eq-best-guess). But the difference contains the product of $\varepsilon-\varepsilon^*$ and $\varepsilon^*-\varepsilon_\theta$, which has mean zero and a large scatter.
+
+# %% tags=["active-ipynb", "nbval-ignore-output"]
 # n = 2000
 # fresh = ring.sample(n, generator).double()
 # difference, share = torch.zeros(2, n, dtype=torch.float64)
@@ -807,21 +824,15 @@ def sample(
 #         difference += weight[at - 1] * worse.sum(1)
 #         share += weight[at - 1] * (learned - best).square().sum(1)
 #
-# print("the gap of the perfect network, nats a point")
-# print(f"    end of the chain       {end:.6f}")
-# print(f"    variance               {variance_share:.4f}")
-# print(f"    steps are not normal   {perfect - end - variance_share:.4f}")
-# print(f"    together               {perfect:.4f}")
-# print("the network's share")
 # errors = [1.96 * x.std() / n**0.5 for x in (difference, share)]
+# print("the network's share, in nats a point")
 # print(f"    as a difference        {difference.mean():.4f} +- {errors[0]:.4f}")
 # print(f"    by the distance        {share.mean():.4f} +- {errors[1]:.4f}")
-# assert 0 < end < 1e-5 and variance_share > 0 and perfect > end + variance_share
 # assert abs(difference.mean() - share.mean()) < 2 * errors[0]
 # assert share.mean() - errors[1] > perfect  # most of the gap is the network's
 
 # %% [markdown]
-# The interval holds 95 % of such measurements on fresh points and noises. It says nothing about other runs of training: this is one network. For this one the answer is clear. The whole gap is a few hundredths of a nat, and the larger part of it is the network's fault. What the chain itself costs is smaller, about half because $\beta_t$ is not the best variance, and the rest because a step back is not quite normal; the end of the chain costs nothing that matters. More steps would make the chain's part smaller, more training the network's.
+# The interval holds 95 % of such measurements on fresh points and noises. It says nothing about other runs of training: this is one network. For this one the answer is clear. The whole gap is a few hundredths of a nat, and the larger part of it is the network's fault. What the chain itself costs is smaller, nearly half of it because $\beta_t$ is not the best variance, and the rest because a step back is not quite normal; the end of the chain costs nothing that matters. More steps would make the chain's part smaller, more training the network's.
 #
 # Had we measured the perfect network's gap too, with one noise for each point and $t$, the error bar would have been several times the gap: most of that scatter is in $\lVert\varepsilon-\varepsilon^*\rVert^2$, whose mean is known. What can be computed should not be sampled.
 
@@ -1083,9 +1094,9 @@ def sample(
 # \varepsilon^*_N(x_t,t) = \frac{x_t-\sqrt{\bar\alpha_t}\,\hat x_0}{\sqrt{1-\bar\alpha_t}}, \qquad \hat x_0 = \sum_{i=1}^N w_i\,x^{(i)}, \qquad w_i \propto \exp\left(-\frac{\lVert x_t-\sqrt{\bar\alpha_t}\,x^{(i)}\rVert^2}{2(1-\bar\alpha_t)}\right), \quad \sum_i w_i = 1 .
 # $$ (eq-training-set-noise)
 #
-# The predicted picture is a weighted mean of training pictures, and the weights are a softmax of distances. At large $t$ all pictures take part; at small $t$ the nearest one takes all. So Algorithm 2 must end on a training picture, up to the noise of $x_1$. Here are both, the perfect network for this training set and the learned one, with the same 64 noises; and the loss of both, on the training pictures and on the unseen ones.
+# The predicted picture is a weighted mean of training pictures, and the weights are a softmax of distances. At large $t$ all pictures take part; at small $t$ the nearest one takes all. So Algorithm 2 must end on a training picture, up to the noise of $x_1$. Here are both, the perfect network for this training set and the learned one, with the same 64 noises (one seed); and the loss of both, on the training pictures and on the unseen ones.
 
-# %% mystnb={"image": {"alt": "Three rows of eight digits. In the upper two rows, the samples of the perfect network and the nearest training pictures, each pair is the same picture. The third row, samples of the learned network from the same noises, shows clean digits that are not the pictures above."}} tags=["active-ipynb", "nbval-ignore-output"]
+# %% mystnb={"image": {"alt": "Three rows of eight digits. In the upper two rows, the samples of the perfect network and the nearest training pictures, each pair is the same picture. The third row, samples of the learned network from the same noises, shows digits too, often of the same kind as above, but never the same picture."}} tags=["active-ipynb", "nbval-ignore-output"]
 # memory = train_images.flatten(1).double()
 #
 #
@@ -1101,10 +1112,11 @@ def sample(
 #
 # recited = sample(recite, shape, digit_schedule, clip=True, generator=same_noise())
 # distance, index = nearest(recited)
-# print(f"recited: at most {distance.max():.4f} from a training picture, all 64")
-# print(f"learned: {nearest(digits).values.median():.2f} (median of 64)")
-# print(f"unseen:  {real_distance.median():.2f} (median of {len(test_images)})")
-# print("loss               training pictures    unseen ones")
+# print("distance to the nearest training picture")
+# print("recites   below 0.001 for all 64:", bool(distance.max() < 0.001))
+# print(f"learned   {nearest(digits).values.median():.2f} (median of 64)")
+# print(f"unseen    {real_distance.median():.2f} (median of {len(test_images)})")
+# print("loss      training pictures    unseen ones")
 # table = {}
 # for name, model in (("recites", recite), ("learned", average.eval())):
 #     for pictures in (train_images, test_images):
@@ -1114,8 +1126,8 @@ def sample(
 #                 [simple_loss(model, pictures, digit_schedule, draws) for _ in range(8)]
 #             )
 #         table[name, len(pictures)] = runs.mean(), 2.36 * runs.std() / 8**0.5
-#     line = "        ".join(f"{m:.3f} +- {e:.3f}" for m, e in list(table.values())[-2:])
-#     print(f"{name}              {line}")
+#     line = "       ".join(f"{m:.3f} +- {e:.3f}" for m, e in list(table.values())[-2:])
+#     print(f"{name}   {line}")
 # fig.picture_rows(
 #     [recited[:8], train_images[index[:8]], digits[:8]],
 #     ["recited", "nearest", "learned"],
@@ -1124,7 +1136,7 @@ def sample(
 # )
 # plt.show()
 # n, unseen = len(train_images), len(test_images)
-# assert distance.max() < 0.01
+# assert distance.max() < 0.001
 # assert table["recites", n][0] < table["learned", n][0]
 # assert table["recites", unseen][0] > table["learned", unseen][0]
 
@@ -1214,7 +1226,7 @@ def sample(
 # \mu(x_t,t) - x_t = \beta_t\left(\tfrac12\,x_t + \nabla\log q(x_t)\right) + O(\beta_t^2) .
 # $$ (eq-line-4-drift)
 #
-# Which move *without noise* would keep the distribution right? Forwards, a small step shrinks the points by $\tfrac12\beta_t x$ and spreads them by noise of variance $\beta_t$. Such noise changes a density $q$ by $\tfrac12\beta_t\,\Delta q = \nabla\cdot\bigl(q\;\tfrac12\beta_t\nabla\log q\bigr)$, and that is just what happens when every point is carried by $-\tfrac12\beta_t\nabla\log q$. Backwards, then, a point must be carried by $\beta_t\bigl(\tfrac12x_t+\tfrac12\nabla\log q(x_t)\bigr)$: **half** the score. (This flow is called the *probability flow*; DDIM, in [fewer steps](fewer_steps.ipynb), follows it.) Line 4 has the whole score, because its $z$ spreads the points again, and the second half makes up for that. Leave $z$ out, and the second half climbs the density, step by step, with nothing against it: the variance collapses, and each chain climbs to a mode.
+# Which move *without noise* would keep the distribution right? Forwards, a small step shrinks the points by $\tfrac12\beta_t x$ and spreads them by noise of variance $\beta_t$. Such noise changes a density $q$ by $\tfrac12\beta_t\,\Delta q = \nabla\cdot\bigl(q\;\tfrac12\beta_t\nabla\log q\bigr)$, and that is just what happens when every point is carried by $-\tfrac12\beta_t\nabla\log q$. Backwards, then, a point must be carried by $\beta_t\bigl(\tfrac12x_t+\tfrac12\nabla\log q(x_t)\bigr)$: **half** the score. (This flow is called the *probability flow*; DDIM, in [fewer steps](fewer_steps.ipynb), follows it.) Line 4 has the whole score, because its $z$ spreads the points again, and the second half makes up for that. Leave $z$ out, and the second half climbs the density, step by step, with nothing against it: the variance collapses, and each chain climbs to a mode. At large $t$ the density of $x_t$ has one mode only, and all chains meet there; when it splits into two, all stand on the heavier side.
 #
 # For data $\mathcal N(0,1)$ this is exact, for every $\beta_t$. There $v_t = 1$ in Eq. [the sampler's variance](#eq-sampler-variance), and without $z$ each step multiplies $x_t$ by $\sqrt{\alpha_t}$. The chain that should keep its variance of 1 ends as
 #
