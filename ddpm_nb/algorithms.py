@@ -739,7 +739,7 @@ def sample(
 # ax.plot(range(1, 1001), floors[1000], color=fig.GREY)
 # ax.plot(times, distance, "o-", color=fig.BLUE, markersize=4)
 # ax.set(yscale="log", xlabel="t", ylabel="mean squared error per coordinate")
-# fig.label_line(ax, 330, 0.4, "floor: perfect network against the noise", fig.GREY)
+# fig.label_line(ax, 380, 0.5, "floor: perfect network against the noise", fig.GREY)
 # fig.label_line(ax, 60, 0.015, "learned network\nagainst the perfect one", fig.BLUE)
 # plt.show()
 # print("    t   distance   of the floor")
