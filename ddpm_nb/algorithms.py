@@ -1094,7 +1094,7 @@ def sample(
 # \varepsilon^*_N(x_t,t) = \frac{x_t-\sqrt{\bar\alpha_t}\,\hat x_0}{\sqrt{1-\bar\alpha_t}}, \qquad \hat x_0 = \sum_{i=1}^N w_i\,x^{(i)}, \qquad w_i \propto \exp\left(-\frac{\lVert x_t-\sqrt{\bar\alpha_t}\,x^{(i)}\rVert^2}{2(1-\bar\alpha_t)}\right), \quad \sum_i w_i = 1 .
 # $$ (eq-training-set-noise)
 #
-# The predicted picture is a weighted mean of training pictures, and the weights are a softmax of distances. At large $t$ all pictures take part; at small $t$ the nearest one takes all. So Algorithm 2 must end on a training picture, up to the noise of $x_1$. Here are both, the perfect network for this training set and the learned one, with the same 64 noises (one seed); and the loss of both, on the training pictures and on the unseen ones.
+# The predicted picture is a weighted mean of training pictures, and the weights are a softmax of distances. At large $t$ all pictures take part; at small $t$ the nearest one takes all. And at $t = 1$ line 4 returns $\hat x_0$ itself (exercise 1 shows it for a single point). So Algorithm 2 must end on a training picture. Here are both, the perfect network for this training set and the learned one, with the same 64 noises (one seed).
 
 # %% mystnb={"image": {"alt": "Three rows of eight digits. In the upper two rows, the samples of the perfect network and the nearest training pictures, each pair is the same picture. The third row, samples of the learned network from the same noises, shows digits too, often of the same kind as above, but never the same picture."}} tags=["active-ipynb", "nbval-ignore-output"]
 # memory = train_images.flatten(1).double()
@@ -1116,6 +1116,19 @@ def sample(
 # print("recites   below 0.001 for all 64:", bool(distance.max() < 0.001))
 # print(f"learned   {nearest(digits).values.median():.2f} (median of 64)")
 # print(f"unseen    {real_distance.median():.2f} (median of {len(test_images)})")
+# fig.picture_rows(
+#     [recited[:8], train_images[index[:8]], digits[:8]],
+#     ["recited", "nearest", "learned"],
+#     [""] * 8,
+#     size=0.8,
+# )
+# plt.show()
+# assert distance.max() < 0.001
+
+# %% [markdown]
+# And here is what Algorithm 1 makes small, the loss: on the training pictures, and on the unseen ones. (The intervals are 95 %, from eight draws of times and noises for every picture.)
+
+# %% tags=["active-ipynb", "nbval-ignore-output"]
 # print("loss      training pictures    unseen ones")
 # table = {}
 # for name, model in (("recites", recite), ("learned", average.eval())):
@@ -1128,21 +1141,11 @@ def sample(
 #         table[name, len(pictures)] = runs.mean(), 2.36 * runs.std() / 8**0.5
 #     line = "       ".join(f"{m:.3f} +- {e:.3f}" for m, e in list(table.values())[-2:])
 #     print(f"{name}   {line}")
-# fig.picture_rows(
-#     [recited[:8], train_images[index[:8]], digits[:8]],
-#     ["recited", "nearest", "learned"],
-#     [""] * 8,
-#     size=0.8,
-# )
-# plt.show()
 # n, unseen = len(train_images), len(test_images)
-# assert distance.max() < 0.001
 # assert table["recites", n][0] < table["learned", n][0]
 # assert table["recites", unseen][0] > table["learned", unseen][0]
 
 # %% [markdown]
-# (The intervals are 95 %, from eight draws of times and noises for every picture.)
-#
 # Read the table by rows. The reciter is better than our network at what Algorithm 1 asks, the loss on the training set, and much worse on pictures that it has not seen. So the samples are new because the network does *not* reach the minimum of its loss. It misses it, and in a useful way. **Why does a learned network not recite?** It is perhaps the deepest question about these models, and it is not settled. This much is known:
 #
 # - *They can recite.* Carlini and others (2023) drew more than a thousand training pictures out of large trained models.
