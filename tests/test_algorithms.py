@@ -21,8 +21,8 @@ from ddpm_nb.algorithms import (
 )
 from ddpm_nb.forward import Schedule
 from ddpm_nb.likelihood import GaussianMixture
-from ddpm_nb.loss import denoising_mean
-from ddpm_nb.posterior import noised_mixture, optimal_noise
+from ddpm_nb.loss import denoising_mean, optimal_variance, vlb_weight
+from ddpm_nb.posterior import noised_mixture, optimal_noise, posterior_variance
 
 F64 = torch.float64
 ANGLE = torch.arange(5) * 2 * math.pi / 5
@@ -200,6 +200,62 @@ def test_the_perfect_network_of_a_training_set_recites_it() -> None:
     distance, which = torch.cdist(x, POINTS).min(dim=1)
     assert distance.max() < 1e-3
     assert len(which.unique()) == 4
+
+
+@pytest.mark.equation("eq-vlb-weight")
+@pytest.mark.equation("eq-best-guess")
+@pytest.mark.equation("eq-optimal-variance")
+def test_the_gap_of_the_perfect_network_is_what_its_steps_diverge() -> None:
+    """The bound above the entropy, by formulas and a grid; and draws of each step back, with their error bar."""
+    t = torch.arange(1, 51)
+    exact, beta = optimal_noise(RING, FIFTY), FIFTY.beta[1:]
+    axis = torch.arange(-6, 6, 0.1, dtype=F64)
+    grid = torch.cartesian_prod(axis, axis)
+
+    def integral(values: Tensor, time: int) -> Tensor:
+        return (noised_mixture(RING, time, FIFTY).log_prob(grid).exp() @ values) * 0.01
+
+    floor = torch.stack(
+        [1 - integral(exact(grid, i).square().mean(1), i) for i in range(1, 51)]
+    )
+    entropy = -integral(RING.log_prob(grid), 0)
+    last, square = FIFTY.alpha_bar[-1], RING.sample(10**5, generator()).square().mean()
+    ratio = posterior_variance(t[1:], FIFTY) / beta[1:]
+    gap = (
+        last * square - last - (1 - last).log()  # the prior
+        + (ratio - 1 - ratio.log()).sum()
+        + (2 * math.pi * beta[0]).log()
+        + (2 * vlb_weight(t, FIFTY) * floor).sum()
+        - entropy
+    )  # fmt: skip
+    kept = FIFTY.alpha_bar[t]
+    best = optimal_variance(t, FIFTY, floor * (1 - kept) / kept)
+    saved = (best / beta - 1 - (best / beta).log()).sum()
+
+    def log_normal(x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+        return -((x - mean).square().sum(1) / var) / 2 - (2 * math.pi * var).log()
+
+    n, rng = 20_000, generator(1)
+    costs, error = torch.zeros(2, dtype=F64), torch.zeros(2, dtype=F64)
+    for i in range(1, 51):
+        before, alpha = FIFTY.alpha_bar[i - 1], FIFTY.alpha[i]
+        x_0 = RING.sample(n, rng).double()
+        z, w = torch.randn(2, n, 2, dtype=F64, generator=rng)
+        x_s = before.sqrt() * x_0 + (1 - before).sqrt() * z
+        x_t = alpha.sqrt() * x_s + (1 - alpha).sqrt() * w
+        true = (  # Bayes' rule for x_{t-1} given x_t
+            noised_mixture(RING, i - 1, FIFTY).log_prob(x_s)
+            + log_normal(x_t, alpha.sqrt() * x_s, 1 - alpha)
+            - noised_mixture(RING, i, FIFTY).log_prob(x_t)
+        )
+        mean = denoising_mean(x_t, i, exact(x_t, i), FIFTY)
+        for j, var in enumerate((beta[i - 1], best[i - 1])):
+            cost = true - log_normal(x_s, mean, var)
+            costs[j] += cost.mean()
+            error[j] += cost.var() / n
+    for cost, expected, variance in zip(costs, (gap, gap - saved), error, strict=True):
+        assert abs(cost - expected) < 4 * variance.sqrt() < 0.3 * expected
+    assert saved > 0.2 * gap
 
 
 class WrongTime:
