@@ -101,7 +101,7 @@ class Schedule:
     """A noise schedule: the tables beta, alpha and alpha_bar, for t = 0 ... T.
 
     Entry 0 of each table means "no noise yet": ``beta[0] = 0`` and
-    ``alpha[0] = alpha_bar[0] = 1``.
+    ``alpha[0] = alpha_bar[0] = 1``. The tables are on the CPU until `to` moves them.
 
     Args:
         beta: beta_1 ... beta_T, T numbers strictly between 0 and 1.
@@ -124,7 +124,9 @@ class Schedule:
     alpha_bar: Tensor
 
     def __init__(self, beta: Tensor | Sequence[float]) -> None:
-        steps = torch.as_tensor(beta, dtype=torch.float64)
+        if isinstance(beta, Tensor):
+            beta = beta.cpu()  # every schedule begins there: MPS has no float64
+        steps = torch.as_tensor(beta, dtype=torch.float64, device="cpu")
         if steps.dim() != 1 or len(steps) == 0:
             raise ValueError(
                 "beta: expected beta_1 ... beta_T in one dimension, "
@@ -155,7 +157,11 @@ class Schedule:
 
         Equation: def-linear. Paper: section 4.
         """
-        return cls(torch.linspace(beta_1, beta_T, _positive(T), dtype=torch.float64))
+        return cls(
+            torch.linspace(
+                beta_1, beta_T, _positive(T), dtype=torch.float64, device="cpu"
+            )
+        )
 
     @classmethod
     def cosine(cls, T: int = 1000, s: float = 0.008) -> Self:
@@ -170,7 +176,7 @@ class Schedule:
         """
         if s < 0:
             raise ValueError(f"s: expected a number >= 0, got {s}")
-        t = torch.arange(_positive(T) + 1, dtype=torch.float64)
+        t = torch.arange(_positive(T) + 1, dtype=torch.float64, device="cpu")
         f = torch.cos((t / T + s) / (1 + s) * math.pi / 2) ** 2
         return cls((1 - f[1:] / f[:-1]).clamp(max=0.999))
 

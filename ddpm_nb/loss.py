@@ -400,7 +400,7 @@ def simple_loss(
 # L_{t-1} = \tfrac12\bigl(\operatorname{SNR}(t-1)-\operatorname{SNR}(t)\bigr)\;\mathbb E\,\lVert x_0-\hat x_0(x_t,t)\rVert^2 , \qquad t\ge2,\ \sigma_t^2 = \tilde\beta_t .
 # $$ (eq-snr-bound)
 #
-# A step costs half of what the SNR loses in it, times the error of the picture. Draw that error against the SNR: the sum over $t$ is the area of thin rectangles under the curve, and the schedule says only where they are cut. The drops add up to $\operatorname{SNR}(1)-\operatorname{SNR}(T)$ wherever the cuts lie. So with ever finer steps, and a network that is told the SNR, the sum depends on the schedule through these two ends alone. (Exercise 4 has a case with an exact answer. The form is due to Kingma, Salimans, Poole and Ho, 2021; Luo, 2022, derives it as well: see the [bibliography](bibliography.md).)
+# A step costs half of what the SNR loses in it, times the error of the picture. Draw that error against the SNR: the sum over $t$ is an area made of rectangles, one a step, and the schedule says only where they are cut. The drops add up to $\operatorname{SNR}(1)-\operatorname{SNR}(T)$ wherever the cuts lie. So with ever finer steps, and a network that is told the SNR, the sum becomes the area under one curve, and depends on the schedule through these two ends alone. (Exercise 4 has a case with an exact answer. The form is due to Kingma, Salimans, Poole and Ho, 2021; Luo, 2022, derives it as well: see the [bibliography](bibliography.md).)
 #
 # ## The best answer is a mean
 #
@@ -561,7 +561,7 @@ def simple_loss(
 # %% [markdown]
 # As a factor, the weight helps at the smallest $t$ and makes the network worse at large $t$, and even by the bound's own measure: the gradient hangs on the few points of a batch that happened to draw a small $t$, and jumps about. With $t$ drawn by weight the mean is the same without that scatter, and what remains is the choice itself: closer at the smallest $t$, farther at large $t$, cheaper in nats. And yet *more* points go astray.
 #
-# If drawing $t$ by its weight wins in nats, why does the paper drop the weight? Because nobody looks at nats. In Eq. [weight](#eq-vlb-weight) an error is counted as a squared shift of the mean, *in units of the step's own spread* $\sigma_t$, and at small $t$ that unit is tiny. Give the network an error of the size of the noise itself, $\lVert\varepsilon-\varepsilon_\theta\rVert^2 = 1$ in a coordinate, and read off both: the nats, and the shift of a pixel in grey levels (of 256, so that 127.5 of them are a length of 1).
+# If drawing $t$ by its weight wins in nats, why does the paper drop the weight? Because a nat is not what one sees. In Eq. [weight](#eq-vlb-weight) an error is counted as a squared shift of the mean, *in units of the step's own spread* $\sigma_t$, and at small $t$ that unit is tiny. Give the network an error of the size of the noise itself, $\lVert\varepsilon-\varepsilon_\theta\rVert^2 = 1$ in a coordinate, and read off both: the nats, and the shift of a pixel in grey levels (of 256, so that 127.5 of them are a length of 1).
 
 # %% tags=["active-ipynb"]
 # for at in (1, 10, 100, 500, 1000):

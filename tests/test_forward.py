@@ -317,6 +317,18 @@ def test_schedule_is_frozen_and_moves(linear: Schedule) -> None:
 
 
 @pytest.mark.equation("def-alpha-bar")
+@pytest.mark.parametrize(
+    "make", [Schedule.linear, Schedule.cosine, lambda: Schedule([0.1, 0.2])]
+)
+def test_a_schedule_begins_on_the_cpu(make: Callable[[], Schedule]) -> None:
+    """Also where torch was told to make its tensors elsewhere."""
+    with torch.device("meta"):
+        schedule = make()
+    for name in TABLES:
+        assert torch.equal(getattr(schedule, name), getattr(make(), name))
+
+
+@pytest.mark.equation("def-alpha-bar")
 @pytest.mark.parametrize("make", [Schedule.linear, Schedule.cosine])
 def test_where_there_is_no_float64_the_tables_are_float32(
     make: Callable[[], Schedule], monkeypatch: pytest.MonkeyPatch
