@@ -262,15 +262,24 @@ def test_each_picture_gets_its_own_time(linear: Schedule) -> None:
 
 @pytest.mark.equation("def-step")
 @pytest.mark.equation("eq-forward")
-@pytest.mark.parametrize("t", [1, torch.tensor([1])])
-def test_factors_are_rounded_once(linear: Schedule, t: int | torch.Tensor) -> None:
-    """0.01 and 0.9999^0.5 at t = 1, to float32's last digit; computed in float32 the first is off in the fifth."""
-    one, zero = torch.ones(1), torch.zeros(1)
-    for step in (q_step, q_sample):
-        for x, noise, exact in ((zero, one, 0.01), (one, zero, 0.9999**0.5)):
-            got = step(x, t, noise, linear)
+def test_factors_are_rounded_once(linear: Schedule) -> None:
+    """Half a unit in float32's last digit from the exact factor, at every t.
+
+    With 1 - alpha_bar taken in float32 the first factor of the noise would be off in its fifth digit.
+    """
+    beta = [float(b) for b in linear_beta(1000)[1:]]
+    bar = alpha_bar(linear_beta(1000))[1:]
+    exact = {
+        q_step: ([(1 - b) ** 0.5 for b in beta], [b**0.5 for b in beta]),
+        q_sample: ([b**0.5 for b in bar], [(1 - b) ** 0.5 for b in bar]),
+    }
+    one, zero, t = torch.ones(1000), torch.zeros(1000), torch.arange(1, 1001)
+    for step, (signal, noise) in exact.items():
+        for x, w, factor in ((one, zero, signal), (zero, one, noise)):
+            got = step(x, t, w, linear)
             assert got.dtype == torch.float32
-            assert got.item() == np.float32(exact)
+            error = np.abs(got.double().numpy() - factor)
+            assert (error < 0.501 * np.spacing(got.numpy())).all()
 
 
 @pytest.mark.equation("def-alpha-bar")
@@ -389,3 +398,14 @@ def test_one_time_a_picture(linear: Schedule) -> None:
     with pytest.raises(ValueError, match=r"shape \(3,\)"):
         q_sample(x, torch.tensor([1, 2]), x, linear)
     assert per_picture(torch.tensor([1.0, 2.0, 3.0]), x).shape == (3, 1)
+
+
+@pytest.mark.parametrize("shape", [(), (3,)])
+def test_a_factor_comes_in_the_type_and_on_the_device_of_the_pictures(
+    shape: tuple[int, ...],
+) -> None:
+    value = torch.full(shape, 0.5, dtype=F64)
+    for dtype, device in ((torch.float32, "cpu"), (torch.bfloat16, "meta")):
+        got = per_picture(value, torch.zeros(3, 2, dtype=dtype, device=device))
+        assert got.dtype == dtype
+        assert got.device.type == device

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -160,16 +161,35 @@ def test_the_network_is_asked_in_the_type_of_the_pictures(dtype: torch.dtype) ->
 
 
 @pytest.mark.equation("def-simple-loss")
-def test_times_and_noise_are_moved_to_the_pictures() -> None:
-    """Drawn where the generator is, on the CPU; "meta" stands for any other device."""
-    seen: list[Tensor] = []
-    loss = simple_loss(
-        lambda x_t, t: seen.extend((x_t, t)) or x_t,
-        torch.zeros(4, 2, device="meta"),
-        LINEAR.to("meta"),
-        torch.Generator(),
-    )
-    assert {x.device.type for x in (*seen, loss)} == {"meta"}
+@pytest.mark.parametrize(
+    ("generator", "drawn_on"), [(torch.Generator(), "cpu"), (None, "meta")]
+)
+def test_times_and_noise_are_drawn_at_the_generator_and_moved_to_the_pictures(
+    generator: torch.Generator | None, drawn_on: str
+) -> None:
+    """Here the device "meta" stands for any that is not the CPU."""
+    asked: list[Tensor] = []
+    with (
+        patch.object(torch, "randint", wraps=torch.randint) as times,
+        patch.object(torch, "randn", wraps=torch.randn) as noise,
+    ):
+        loss = simple_loss(
+            lambda x_t, t: asked.extend((x_t, t)) or x_t,
+            torch.zeros(4, 2, device="meta"),
+            LINEAR.to("meta"),
+            generator,
+        )
+    for draw in (times, noise):
+        assert draw.call_args.kwargs["device"] == torch.device(drawn_on)
+    assert {x.device.type for x in (*asked, loss)} == {"meta"}
+
+
+@pytest.mark.equation("def-simple-loss")
+def test_times_and_noise_are_drawn_on_the_cpu_for_pictures_there() -> None:
+    """Also where torch was told to make its tensors elsewhere."""
+    with torch.device("meta"):
+        loss = simple_loss(constant(0.5), torch.zeros(4, 2, device="cpu"), LINEAR)
+    assert loss.isfinite()
 
 
 @pytest.mark.equation("def-simple-loss")
@@ -505,10 +525,15 @@ def test_times_and_noise_come_from_the_generator_alone() -> None:
     assert len(t.unique()) > 1
 
 
+@pytest.mark.equation("def-simple-loss")
 def test_gradient_reaches_the_network() -> None:
-    net = torch.nn.Linear(2, 2)
-    simple_loss(lambda x_t, t: net(x_t), torch.ones(4, 2), LINEAR).backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
+    """A network that answers c everywhere: the slope of the mean of (noise - c)^2 in c is 2 (c - mean noise)."""
+    noise = torch.randn(6, 3, dtype=F64)
+    c = torch.tensor(0.3, dtype=F64, requires_grad=True)
+    simple_loss(
+        lambda x_t, t: c.expand_as(x_t), torch.ones_like(noise), LINEAR, noise=noise
+    ).backward()
+    assert c.grad.item() == pytest.approx(2 * (0.3 - noise.mean().item()), rel=1e-12)
 
 
 @pytest.mark.parametrize(
