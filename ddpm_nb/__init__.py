@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 # Read by `__getattr__` below; the block under TYPE_CHECKING says the same to type checkers and editors,
 # and a test compares the two.
 _CHAPTERS: dict[str, tuple[str, ...]] = {
+    "_noise": ("CounterNoise",),
     "likelihood": ("GaussianMixture", "gaussian_kl", "gaussian_log_prob"),
     "vae": ("LinearGaussianVAE", "elbo"),
     "forward": ("Schedule", "per_picture", "q_sample", "q_step"),
@@ -116,6 +117,7 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from ddpm_nb._noise import CounterNoise as CounterNoise
     from ddpm_nb.algorithms import (
         Step as Step,
         TrainStep as TrainStep,

@@ -37,6 +37,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ddpm_nb._noise import Randomness, noise_for
 from ddpm_nb.forward import Schedule
 from ddpm_nb.loss import (
     Model,
@@ -241,19 +242,6 @@ def _common_device(model: Model, schedule: Schedule) -> torch.device:
     return device
 
 
-def _standard_normal(
-    shape: tuple[int, ...],
-    device: torch.device,
-    generator: torch.Generator | None,
-    dtype: torch.dtype | None,
-) -> Tensor:
-    """Draw standard normal numbers where the generator is, and move them to `device`."""
-    source = generator.device if generator is not None else device
-    return torch.randn(shape, dtype=dtype, generator=generator, device=source).to(
-        device
-    )
-
-
 def _step_back(
     model: Model,
     x: Tensor,
@@ -285,7 +273,7 @@ def sample_steps(
     *,
     variance: Variance = "large",
     clip: bool = False,
-    generator: torch.Generator | None = None,
+    generator: Randomness = None,
     dtype: torch.dtype | None = None,
 ) -> Iterator[Step]:
     """Run Algorithm 2, one step at a time, on the schedule's device.
@@ -302,7 +290,9 @@ def sample_steps(
         clip: clip the predicted picture to [-1, 1] before the mean is taken.
         generator: where the noise comes from; torch's global one if None. A CPU
             generator gives the same noise on every device, but is copied over at each
-            step; for speed, use one on the device.
+            step; for speed, use one on the device. Or a list of generators, one a
+            picture; or a function (pictures (B,), t) -> noise of x_t, such as
+            `CounterNoise`, with which picture i of a seed is always the same.
         dtype: type of x, torch's default one if None. Keep it float32 or wider: a step
             changes x by less than half precision can hold.
 
@@ -311,20 +301,19 @@ def sample_steps(
 
     Raises:
         ValueError: if `variance` is unknown, the network is on another device than the
-            schedule, or its answer has another shape than x.
+            schedule, its answer has another shape than x, or the generators are not as
+            many as the pictures.
 
     Equation: eq-sampling-step. Paper: Algorithm 2.
     """
     reverse_variance(1, schedule, variance)  # an unknown name is refused now
     device = _common_device(model, schedule)
-
-    def normal() -> Tensor:
-        return _standard_normal(shape, device, generator, dtype)
+    normal = noise_for(shape, device, generator, dtype)
 
     def walk() -> Iterator[Step]:
-        x = normal()
+        x = normal(schedule.T)
         for t in range(schedule.T, 0, -1):
-            z = normal() if t > 1 else None
+            z = normal(t - 1) if t > 1 else None
             step = _step_back(model, x, t, z, schedule, variance, clip)
             x = step.x
             yield step
@@ -339,7 +328,7 @@ def sample(
     *,
     variance: Variance = "large",
     clip: bool = False,
-    generator: torch.Generator | None = None,
+    generator: Randomness = None,
     dtype: torch.dtype | None = None,
     progress: bool = False,
 ) -> Tensor:
@@ -359,6 +348,24 @@ def sample(
     for step in tqdm(steps, total=schedule.T, disable=not progress):
         x = step.x
     return x
+
+# %% [markdown]
+# **Picture 5 of seed 0.** A `torch.Generator` hands out one long row of numbers, and a batch takes them in turn. So the same seed gives other pictures when the batch has another size: picture 5 of 64 is not picture 5 of 8. Where that matters (many batches, several computers, one picture to be drawn again), number the noise. `CounterNoise` computes it from the seed, the number of the picture and $t$, and from nothing else. The numbers come from a *counter-based* generator, Philox ([Salmon and others, 2011](bibliography.md)): ten rounds of multiplying and mixing turn a counter into random bits, so no number has to wait for the one before. (Adding $i$ to the seed is no way out: picture 1 of seed 0 would be picture 0 of seed 1.)
+
+# %% tags=["active-ipynb"]
+# from ddpm_nb import CounterNoise
+#
+# short, shape = Schedule.cosine(T=20), (2,)
+#
+#
+# def some_network(x_t, t):
+#     return x_t.sin()
+#
+#
+# eight = sample(some_network, (8, *shape), short, generator=CounterNoise(0, shape))
+# fifth = CounterNoise(0, shape, first=5)
+# alone = sample(some_network, (1, *shape), short, generator=fifth)
+# print("picture 5, with others and alone, the same:", torch.equal(eight[5], alone[0]))
 
 # %% [markdown]
 # ## Points in the plane, with a perfect network

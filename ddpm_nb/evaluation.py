@@ -35,11 +35,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ddpm_nb._noise import Randomness, noise_for
 from ddpm_nb.algorithms import (
     Step,
     _common_device,
     _evaluating,
-    _standard_normal,
     _step_back,
     sample_steps,
 )
@@ -349,7 +349,7 @@ def bits_per_dim(
                 generator=generator,
                 device=generator.device if generator is not None else device,
             ).to(device)
-            noise = _standard_normal(x.shape, device, generator, x.dtype)
+            noise = noise_for(x.shape, device, generator, x.dtype)(0)
             x_t = q_sample(exact, t, noise.to(exact.dtype), schedule)
             predicted = ask(model, x_t.to(x.dtype), t).to(exact.dtype)
             x_0_hat = predict_x_0(x_t, t, predicted, schedule)
@@ -959,7 +959,7 @@ def denoise_steps(
     variance: Variance = "large",
     clip: bool = False,
     groups: int = 1,
-    generator: torch.Generator | None = None,
+    generator: Randomness = None,
 ) -> Iterator[Step]:
     """Run Algorithm 2 from x_t, at time t, down to 0, one step at a time.
 
@@ -972,7 +972,7 @@ def denoise_steps(
         clip: as for `sample_steps`.
         groups: B is this many groups of pictures, one after the other, that all get the
             same noise.
-        generator: where the noise comes from; torch's global one if None.
+        generator: where the noise comes from, as for `sample_steps`.
 
     Yields:
         t records, for the times t - 1 ... 0.
@@ -998,12 +998,14 @@ def denoise_steps(
     shape = (len(x_t) // groups, *x_t.shape[1:])
     again = (groups, *[1] * (x_t.dim() - 1))
 
+    normal = noise_for(shape, device, generator, x_t.dtype)
+
     def walk() -> Iterator[Step]:
         x = x_t
         for now in range(t, 0, -1):
             z = None
             if now > 1:
-                z = _standard_normal(shape, device, generator, x_t.dtype).repeat(again)
+                z = normal(now - 1).repeat(again)
             step = _step_back(model, x, now, z, schedule, variance, clip)
             x = step.x
             yield step
@@ -1020,7 +1022,7 @@ def denoise(
     variance: Variance = "large",
     clip: bool = False,
     groups: int = 1,
-    generator: torch.Generator | None = None,
+    generator: Randomness = None,
 ) -> Tensor:
     """Run Algorithm 2 from x_t, at time t, to the end and return the pictures, (B, ...).
 
@@ -1049,7 +1051,7 @@ def progressive(
     *,
     variance: Variance = "large",
     clip: bool = True,
-    generator: torch.Generator | None = None,
+    generator: Randomness = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Return what the sampler sees on its way: x_0-hat from x_t, at the given times.
@@ -1103,7 +1105,7 @@ def shared_latents(
     *,
     variance: Variance = "large",
     clip: bool = True,
-    generator: torch.Generator | None = None,
+    generator: Randomness = None,
 ) -> Tensor:
     """Finish each x_t `n` times, each time with fresh noise.
 
@@ -1192,7 +1194,7 @@ def interpolate(
     *,
     variance: Variance = "large",
     clip: bool = True,
-    generator: torch.Generator | None = None,
+    generator: Randomness = None,
 ) -> Tensor:
     """Mix pairs of pictures at time t and denoise the mixtures.
 
@@ -1205,7 +1207,7 @@ def interpolate(
         schedule: the noise schedule, on the pictures' device.
         variance: as for `sample_steps`.
         clip: as for `sample_steps`.
-        generator: where the noise comes from; torch's global one if None.
+        generator: where the noise comes from, as for `sample_steps`.
 
     Returns:
         (len(weights), B, ...). With weight 0 it is a plain `denoise` of the noised x_0.
@@ -1226,7 +1228,7 @@ def interpolate(
         )
     if len(weights) == 0:
         raise ValueError("weights: expected at least one number, got none")
-    noise = _standard_normal(x_0.shape, x_0.device, generator, x_0.dtype)
+    noise = noise_for(x_0.shape, x_0.device, generator, x_0.dtype)(t)
     one, other = (q_sample(x, t, noise, schedule) for x in (x_0, x_0_other))
     mixed = torch.cat([(1 - share) * one + share * other for share in weights])
     end = denoise(

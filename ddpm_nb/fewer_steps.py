@@ -37,11 +37,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ddpm_nb._noise import NoiseSource, Randomness, noise_for
 from ddpm_nb.algorithms import (
     Step,
     _common_device,
     _evaluating,
-    _standard_normal,
     sample_steps,
 )
 from ddpm_nb.forward import Schedule, check_t, per_picture, q_sample
@@ -200,6 +200,11 @@ class _Renamed(nn.Module):
         return self.model(x, self.times.to(i.device)[i])
 
 
+def _renamed_noise(source: NoiseSource, times: Sequence[int]) -> NoiseSource:
+    """A source of the long chain's noise, asked by the short one."""
+    return lambda pictures, i: source(pictures, times[len(times) - 1 - i])
+
+
 def strided_sample_steps(
     model: Model,
     shape: tuple[int, ...],
@@ -209,7 +214,7 @@ def strided_sample_steps(
     spacing: Spacing = "trailing",
     variance: Variance = "large",
     clip: bool = False,
-    generator: torch.Generator | None = None,
+    generator: Randomness = None,
     dtype: torch.dtype | None = None,
 ) -> Iterator[Step]:
     """Run Algorithm 2 with only `steps` of its T steps, one at a time.
@@ -223,7 +228,8 @@ def strided_sample_steps(
         variance: sigma^2 of a step is the short chain's beta' ("large") or its posterior
             variance ("small").
         clip: clip the predicted picture to [-1, 1] before the mean is taken.
-        generator: where the noise comes from; torch's global one if None.
+        generator: where the noise comes from, as for `sample_steps`. By counter it is
+            the long chain's noise: the same at the same t.
         dtype: type of x, torch's default one if None.
 
     Yields:
@@ -235,6 +241,8 @@ def strided_sample_steps(
     Equation: eq-respaced-beta. Source: Nichol and Dhariwal (2021), section 4.
     """
     times = timesteps(schedule.T, steps, spacing)
+    if callable(generator):
+        generator = _renamed_noise(generator, times)
     walk = sample_steps(
         _Renamed(model, times),
         shape,
@@ -258,7 +266,7 @@ def strided_sample(
     spacing: Spacing = "trailing",
     variance: Variance = "large",
     clip: bool = False,
-    generator: torch.Generator | None = None,
+    generator: Randomness = None,
     dtype: torch.dtype | None = None,
     progress: bool = False,
 ) -> Tensor:
@@ -512,7 +520,7 @@ def ddim_sample_steps(
     spacing: Spacing = "trailing",
     clip: bool = False,
     x_T: Tensor | None = None,
-    generator: torch.Generator | None = None,
+    generator: Randomness = None,
     dtype: torch.dtype | None = None,
 ) -> Iterator[Step]:
     """Run DDIM in `steps` steps, one at a time, on the schedule's device.
@@ -529,8 +537,8 @@ def ddim_sample_steps(
         spacing: which times the network is asked about; see `timesteps`.
         clip: clip the predicted picture to [-1, 1]; the noise is then worked out again.
         x_T: begin with these points instead of fresh noise; they have `shape`.
-        generator: where the noise comes from; torch's global one if None. With eta = 0
-            it is asked once, for the start.
+        generator: where the noise comes from, as for `sample_steps`. With eta = 0 it is
+            asked once, for the start.
         dtype: type of x, torch's default one if None; x_T keeps its own.
 
     Yields:
@@ -548,9 +556,12 @@ def ddim_sample_steps(
     device = _common_device(model, schedule)
     if x_T is not None and x_T.shape != torch.Size(shape):
         raise ValueError(f"x_T: expected shape {tuple(shape)}, got {tuple(x_T.shape)}")
+    if x_T is not None:
+        dtype = x_T.dtype
+    normal = noise_for(shape, device, generator, dtype)
 
     def walk() -> Iterator[Step]:
-        x = _standard_normal(shape, device, generator, dtype) if x_T is None else x_T
+        x = normal(times[0]) if x_T is None else x_T
         for t, s, width in zip(times, times[1:], sigma):
             with _evaluating(model):
                 noise = ask(model, x, torch.full(shape[:1], t, device=device))
@@ -559,7 +570,7 @@ def ddim_sample_steps(
                     x_0_hat = x_0_hat.clamp(-1, 1)
                 x = ddim_mean(x_0_hat, x, t, s, schedule, width)
                 if eta > 0 and s > 0:
-                    z = _standard_normal(shape, device, generator, x.dtype)
+                    z = normal(s)
                     x = x + width.to(x.dtype) * z
             yield Step(s, x, x_0_hat)
 
@@ -576,7 +587,7 @@ def ddim_sample(
     spacing: Spacing = "trailing",
     clip: bool = False,
     x_T: Tensor | None = None,
-    generator: torch.Generator | None = None,
+    generator: Randomness = None,
     dtype: torch.dtype | None = None,
     progress: bool = False,
 ) -> Tensor:

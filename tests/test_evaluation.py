@@ -193,8 +193,8 @@ def test_normal_data_cost_their_entropy() -> None:
 
     def terms(x_0: float, noise: float, monkeypatch: pytest.MonkeyPatch) -> float:
         monkeypatch.setattr(
-            "ddpm_nb.evaluation._standard_normal",
-            lambda shape, *rest: torch.full(shape, noise, dtype=F64),
+            "ddpm_nb.evaluation.noise_for",
+            lambda shape, *rest: lambda t: torch.full(shape, noise, dtype=F64),
         )
         bits = bits_per_dim(
             model,
@@ -294,7 +294,9 @@ def test_each_term_is_the_divergence_of_the_two_steps_back(
         )
         return draws[-1]
 
-    monkeypatch.setattr("ddpm_nb.evaluation._standard_normal", drawn)
+    monkeypatch.setattr(
+        "ddpm_nb.evaluation.noise_for", lambda shape, *rest: lambda t: drawn(shape)
+    )
     schedule = Schedule([0.1, 0.3, 0.4])
     x_0 = f64(0.2, -1.0, 1.0)[:, None]
     bits = bits_per_dim(
@@ -1029,8 +1031,8 @@ def test_float32_pictures_are_judged_in_float64(
 ) -> None:
     """The network gets float32; everything else would lose digits at t = 1."""
     monkeypatch.setattr(
-        "ddpm_nb.evaluation._standard_normal",
-        lambda shape, *more: torch.full(shape, 0.5, dtype=more[-1]),
+        "ddpm_nb.evaluation.noise_for",
+        lambda shape, *more: lambda t: torch.full(shape, 0.5, dtype=more[-1]),
     )
     x = torch.full((4, 3), 77 / 127.5 - 1)
     one, two = (

@@ -70,13 +70,21 @@ def numbered(app: Sphinx) -> list[str]:
     return [name for name in names if (root(app) / f"{PACKAGE}/{name}.py").exists()]
 
 
-def documented(chapter: str) -> dict[str, Any]:
-    """What a chapter's module defines and explains, by name."""
-    module = importlib.import_module(f"{PACKAGE}.{chapter}")
+def rooms(chapters: list[str]) -> list[str]:
+    """The chapters, and after them the modules without a page that hold public names."""
+    public = importlib.import_module(PACKAGE)._CHAPTERS
+    return [*chapters, *(name for name in public if name.startswith("_"))]
+
+
+def documented(room: str) -> dict[str, Any]:
+    """What a module defines and explains, by name; of one without a page, what the package offers."""
+    module = importlib.import_module(f"{PACKAGE}.{room}")
+    public = importlib.import_module(PACKAGE)._CHAPTERS
     return {
         name: value
         for name, value in vars(module).items()
         if not name.startswith("_")
+        and (name in public[room] or not room.startswith("_"))
         and (inspect.isfunction(value) or inspect.isclass(value))
         and value.__module__ == module.__name__
         and value.__doc__
@@ -130,11 +138,12 @@ def collect(app: Sphinx) -> None:
     env: Any = app.env
     env.book_chapters = numbered(app)
     env.book_home, env.book_code, env.book_needs = {}, {}, {}
-    for chapter in env.book_chapters:
-        env.book_needs[chapter] = imports(root(app) / f"{PACKAGE}/{chapter}.py")
-        for name, value in documented(chapter).items():
+    for room in rooms(env.book_chapters):
+        if room in env.book_chapters:
+            env.book_needs[room] = imports(root(app) / f"{PACKAGE}/{room}.py")
+        for name, value in documented(room).items():
             for full in (name, *methods(name, value)):
-                env.book_home.setdefault(full, chapter)
+                env.book_home.setdefault(full, room)
             for label, names in equations_of(name, value).items():
                 env.book_code.setdefault(label, []).extend(names)
 
@@ -143,12 +152,15 @@ def write_page(app: Sphinx, docname: str, source: list[str]) -> None:
     """One section a chapter, so that a new chapter needs no entry here."""
     if docname != PAGE:
         return
-    for chapter in app.env.book_chapters:  # type: ignore[attr-defined]
-        if documented(chapter):
+    chapters = app.env.book_chapters  # type: ignore[attr-defined]
+    for room in rooms(chapters):
+        if names := documented(room):
+            title, where = room, f"Derived in [the chapter]({room}.ipynb)."
+            if room not in chapters:
+                title, where = room.strip("_"), "The engine behind several chapters."
             source[0] += (
-                f"\n\n## {chapter}\n\n"
-                f"Derived in [the chapter]({chapter}.ipynb).\n\n"
-                f"```{{eval-rst}}\n.. automodule:: {PACKAGE}.{chapter}\n   :members:\n```\n"
+                f"\n\n## {title}\n\n{where}\n\n"
+                f"```{{eval-rst}}\n.. automodule:: {PACKAGE}.{room}\n   :members: {', '.join(names)}\n```\n"
             )
 
 
@@ -175,7 +187,7 @@ def resolve(
     )
     short = name.removeprefix(f"{PACKAGE}.")
     chapter, _, member = short.partition(".")
-    if member and "." not in member:
+    if member and "." not in member and not chapter.startswith("_"):
         text = text.rstrip() + (
             f"\n\n`Code and derivation <{chapter}.html#code-{member}>`__"
         )
@@ -200,7 +212,12 @@ def target(env: Any, name: str, docname: str) -> str | None:
         return None
     here, order = Path(docname).name, env.book_chapters
     common = name.islower() and "_" not in name
-    if common and here in order and order.index(here) < order.index(chapter):
+    if (
+        common
+        and chapter in order
+        and here in order
+        and order.index(here) < order.index(chapter)
+    ):
         return None
     return f"{PACKAGE}.{chapter}.{name}"
 

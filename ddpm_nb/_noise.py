@@ -1,0 +1,138 @@
+"""Where a sampler's noise comes from: a generator, one generator a picture, or a counter.
+
+By counter, picture i of a seed is picture i: its noise at time t is a function of (seed, i, t) alone, whatever the
+batch, the chunk or the number of processes.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+NoiseSource: TypeAlias = Callable[[Tensor, int], Tensor]
+Randomness: TypeAlias = torch.Generator | Sequence[torch.Generator] | NoiseSource | None
+
+_LOW = 0xFFFFFFFF  # the low 32 bits
+
+
+def philox(counter: Sequence[Tensor], key: tuple[int, int]) -> Tensor:
+    """Return four random 32-bit words for each counter of four words (Philox4x32-10).
+
+    Words are int64, 0 ... 2^32 - 1; the counter's four may broadcast to (...). Returns (..., 4).
+
+    Source: Salmon, Moraes, Dror and Shaw (2011), Parallel random numbers: as easy as 1, 2, 3.
+    """
+    a, b, c, d = torch.broadcast_tensors(*counter)
+    k, m = key
+    for _ in range(10):
+        # Products of 64 bits. In int64 they wrap round, and their bits stay right.
+        p, q = 0xD2511F53 * a, 0xCD9E8D57 * c
+        a, b = (q >> 32 & _LOW) ^ b ^ k, q & _LOW
+        c, d = (p >> 32 & _LOW) ^ d ^ m, p & _LOW
+        k, m = (k + 0x9E3779B9) & _LOW, (m + 0xBB67AE85) & _LOW
+    return torch.stack([a, b, c, d], dim=-1)
+
+
+class CounterNoise:
+    """Noise that depends on the seed, the picture's number and the time, and on nothing else.
+
+    Give it to a sampler as `generator`: `CounterNoise(seed, shape, first=8)` draws
+    pictures 8, 9, ... of that seed. A network may still round otherwise in a batch of
+    another size.
+
+    Args:
+        seed: 0 ... 2^64 - 1.
+        shape: of one picture, (C, H, W) for instance.
+        first: which picture the first of a batch is.
+
+    Raises:
+        ValueError: if the seed or `first` leaves its range.
+
+    Source: Salmon, Moraes, Dror and Shaw (2011).
+    """
+
+    def __init__(self, seed: int, shape: Sequence[int], first: int = 0) -> None:
+        if not 0 <= seed < 2**64:
+            raise ValueError(f"seed: expected 0 ... 2^64 - 1, got {seed}")
+        if not 0 <= first < 2**32:
+            raise ValueError(f"first: expected 0 ... 2^32 - 1, got {first}")
+        self.seed, self.shape, self.first = seed, tuple(shape), first
+
+    def uniform(self, pictures: Tensor, t: int, n: int, purpose: int = 0) -> Tensor:
+        """Return n uniform random numbers for each picture, strictly between 0 and 1.
+
+        Args:
+            pictures: (B,) int64, which pictures of the batch, counted from 0.
+            t: a time, 0 ... 2^32 - 1.
+            n: how many numbers.
+            purpose: numbers for another purpose are other numbers; 0 is noise.
+
+        Returns:
+            (B, n) float64, on the pictures' device; on the CPU where that is MPS, which
+            has no float64.
+        """
+        if pictures.device.type == "mps":
+            pictures = pictures.cpu()
+        block = torch.arange(-(-n // 4), device=pictures.device)
+        time, use = torch.full_like(block, t), torch.full_like(block, purpose)
+        counter = block, (pictures + self.first)[:, None], time, use
+        words = philox(counter, (self.seed & _LOW, self.seed >> 32))
+        return (words.flatten(1)[:, :n] + 0.5) / 2**32
+
+    def __call__(self, pictures: Tensor, t: int) -> Tensor:
+        """Return the standard normal noise that enters x_t, (B, *shape) float32.
+
+        By Box and Muller: a radius and an angle make two numbers.
+        """
+        n = math.prod(self.shape)
+        radius, angle = (
+            self.uniform(pictures, t, n + n % 2).unflatten(1, (-1, 2)).unbind(2)
+        )
+        radius, angle = (-2 * radius.log()).sqrt(), 2 * math.pi * angle
+        normal = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=2)
+        return normal.flatten(1)[:, :n].reshape(-1, *self.shape).float()
+
+
+def noise_for(
+    shape: Sequence[int],
+    device: torch.device,
+    generator: Randomness,
+    dtype: torch.dtype | None,
+) -> Callable[[int], Tensor]:
+    """Return a function of t: it draws the standard normal noise that enters x_t.
+
+    A generator draws where it is, and the noise moves to `device`; a list has one
+    generator a picture; a callable is asked which pictures and which t.
+
+    Raises:
+        ValueError: if a list has another length than the batch; later, if a callable's
+            noise has another shape.
+    """
+    shape = tuple(shape)
+
+    def draw(rng: torch.Generator | None, size: tuple[int, ...]) -> Tensor:
+        at = rng.device if rng is not None else device
+        return torch.randn(size, dtype=dtype, generator=rng, device=at).to(device)
+
+    if generator is None or isinstance(generator, torch.Generator):
+        return lambda t: draw(generator, shape)
+    if callable(generator):
+        source = generator
+
+        def ask(t: int) -> Tensor:
+            noise = source(torch.arange(shape[0], device=device), t)
+            if noise.shape != shape:
+                raise ValueError(
+                    f"generator: expected noise of shape {shape}, got {tuple(noise.shape)}"
+                )
+            return noise.to(device, dtype or torch.get_default_dtype())
+
+        return ask
+    each = list(generator)
+    if len(each) != shape[0]:
+        raise ValueError(
+            f"generator: expected one, or one for each of {shape[0]} pictures, got {len(each)}"
+        )
+    return lambda t: torch.cat([draw(rng, (1, *shape[1:])) for rng in each])
