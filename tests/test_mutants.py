@@ -38,6 +38,7 @@ def body(statement: str, *words: list[str]) -> set[str]:
         ("return a is b", {"a is b -> a is not b"}),
         ("return a and b", {"a and b -> a", "a and b -> b"}),
         ("return a if b else c", {"b -> not b"}),
+        ("if a == b: pass", {"a == b -> a != b"}),
         ("return [a for a in b if c]", {"c -> not c", "for a in b if c -> for a in b[-1:] if c"}),
         ("return x[t]", {"x[t] -> x[t - 1]"}),
         ("return 3", {"3 -> 4", "3 -> 2"}),
@@ -180,6 +181,8 @@ class Table:
         t = check_t(t)
         if x.dim() != 2:
             raise ValueError(x)
+        if x.is_cuda:
+            return x + 3
         return g(x * 2, device=device)
 '''
 
@@ -195,6 +198,7 @@ def test_equations_and_the_rest_have_rooms_of_their_own() -> None:
         "x + 1  ->  x",
         "check_x(x)  ->  pass",
         "t = check_t(t)  ->  pass",
+        "x + 3  ->  x",
         "x.dim() != 2  ->  x.dim() == 2",
     } < rest
     assert "g(x * 2, device=device)  ->  g(x * 2)" in rest

@@ -224,13 +224,20 @@ def changes(node: ast.AST, facts: Facts) -> Iterator[ast.AST]:
 
 
 def is_guard(node: ast.AST) -> bool:
-    """A refusal of bad input. It has tests of its own, which carry no equation's mark."""
-    if isinstance(node, ast.If):
-        return any(isinstance(inner, ast.Raise) for inner in node.body)
-    if isinstance(node, ast.Expr | ast.Assign):
-        node = node.value
-    called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
-    return bool(re.search(r"(^|[._])(check|refuse)|warn$", called))
+    """A refusal of bad input, or a choice by device: no equation says anything of them."""
+    match node:
+        case ast.If(test, body) if any(isinstance(inner, ast.Raise) for inner in body):
+            return True
+        case ast.If(test) | ast.IfExp(test):
+            return bool(re.search("device|cuda|mps", ast.unparse(test)))
+        case (
+            ast.Expr(ast.Call(called))
+            | ast.Assign(_, ast.Call(called))
+            | ast.Call(called)
+        ):
+            name = ast.unparse(called)
+            return bool(re.search(r"(^|[._])(check|refuse)|warn$", name))
+    return False
 
 
 def mutants(module: str, source: str, words: Iterable[list[str]] = ()) -> list[Mutant]:
@@ -269,13 +276,9 @@ def mutants(module: str, source: str, words: Iterable[list[str]] = ()) -> list[M
             return
         marked = marked and not is_guard(old)
         news = [*changes(old, facts)]
-        tests = key == "test" or (
-            isinstance(node, ast.comprehension) and place is node.ifs
-        )
-        if (
-            tests
-            and isinstance(old, ast.expr)
-            and not isinstance(old, ast.Constant | ast.UnaryOp)
+        # A comparison has its own opposites.
+        if isinstance(old, ast.Call | ast.Name | ast.Attribute | ast.BoolOp) and (
+            key == "test" or (isinstance(node, ast.comprehension) and place is node.ifs)
         ):
             news.append(ast.UnaryOp(ast.Not(), old))
         before = ast.unparse(old)
@@ -390,6 +393,8 @@ def measure(tests: list[str]) -> dict[str, Any]:
     watch = Watch(cover=cover)
     with cover.collect():
         watch.run(*tests)
+    if "its import" in watch.failed:
+        raise RuntimeError((here / "output").read_text()[-2000:])
     cover.save()
     cover.combine()
     data, lines, bad = cover.get_data(), dict[str, Any](), {*watch.failed}
