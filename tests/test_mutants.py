@@ -238,10 +238,14 @@ HOUSE = {
 
         def never(x):
             return -x
+
+        LIST = [1, 2][:1]
         ''',
     "tests/test_small.py": """
         import subprocess, sys, pytest
-        from ddpm_nb.small import double, half
+        from ddpm_nb.small import LIST, double, half
+
+        FIRST, = LIST
 
         @pytest.mark.equation("def-double")
         def test_weak():
@@ -289,7 +293,7 @@ def test_the_whole_tool_on_a_small_house(tmp_path: Path) -> None:
     out = run()
     assert "is skipped without any mutant: tests/test_small.py::test_fails_any" in out
     assert re.search(r"small:equations +2 +2 +0 ", out)  # x - x and x: both 0 at 0
-    assert re.search(r"small:rest +5 +5 +4 ", out)
+    assert re.search(r"small:rest +9 +9 +5 ", out)
     assert "never:13 (no test runs it): -x -> x" in out
     assert (tmp_path / "ddpm_nb/small.py").read_text() == textwrap.dedent(
         HOUSE["ddpm_nb/small.py"]
@@ -297,6 +301,7 @@ def test_the_whole_tool_on_a_small_house(tmp_path: Path) -> None:
 
     # A verdict is kept; the last one is lost, as after a kill; only it is tried again.
     journal = tmp_path / "_build/mutants/verdicts.jsonl"
+    assert '"caught by tests/test_small.py"]' in journal.read_text()  # at its import
     lines = journal.read_text().strip().splitlines(keepends=True)
     journal.write_text("".join(lines[:-1]) + lines[-1][:9])
     again = run()
