@@ -201,8 +201,7 @@ def changes(node: ast.AST, facts: Facts) -> Iterator[ast.AST]:
                 for i in range(len(elts)):
                     yield ast.Tuple(without(elts, i), load)
         case ast.comprehension(target, ast.Name() | ast.Attribute() as all_, ifs, _):
-            last_one = ast.Slice(ast.Constant(-1))
-            only = ast.Subscript(all_, last_one, ast.Load())
+            only = ast.Subscript(all_, ast.Slice(ast.Constant(-1)), ast.Load())
             yield ast.comprehension(target, only, ifs, 0)
         # Statements that are easily forgotten, because the rest makes sense without them.
         case ast.Expr(ast.Call()) | ast.Break() | ast.Continue() | ast.Delete():
@@ -230,13 +229,10 @@ def is_guard(node: ast.AST) -> bool:
             return True
         case ast.If(test) | ast.IfExp(test):
             return bool(re.search("device|cuda|mps", ast.unparse(test)))
-        case (
-            ast.Expr(ast.Call(called))
-            | ast.Assign(_, ast.Call(called))
-            | ast.Call(called)
-        ):
-            name = ast.unparse(called)
-            return bool(re.search(r"(^|[._])(check|refuse)|warn$", name))
+        case ast.Expr(value) | ast.Assign(_, value):
+            return is_guard(value)
+        case ast.Call(called):
+            return bool(re.search(r"(^|[._])(check|refuse)|warn$", ast.unparse(called)))
     return False
 
 
@@ -261,8 +257,7 @@ def mutants(module: str, source: str, words: Iterable[list[str]] = ()) -> list[M
                 name = f"{name}.{old.name}".lstrip(".")
                 text = ast.get_docstring(old) or ""
                 marked = marked or bool(re.search(r"^\s*Equation: ", text, re.M))
-                if isinstance(old, ast.FunctionDef):
-                    # Whoever runs the function meets its defaults.
+                if isinstance(old, ast.FunctionDef):  # who runs it meets its defaults
                     lines = (old.lineno, old.end_lineno)
                 walk(old, name, marked, lines)
                 return
@@ -342,9 +337,8 @@ class Watch:
             raise RuntimeError(f"pytest ended with {code}")
 
     def switch(self, context: str) -> None:
-        self.now = os.environ["MUTANTS_CONTEXT"] = (
-            context  # for a test's processes, too
-        )
+        # A test's processes read it from there.
+        self.now = os.environ["MUTANTS_CONTEXT"] = context
         if self.cover is not None:
             self.cover.switch_context(context)
 
@@ -464,8 +458,9 @@ def in_copy(
                 os.killpg(pid, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(pid, 0)
-        path = folder / "answer"
-        answer = json.loads(path.read_text()) if path.exists() else {}
+        answer = {}
+        if (folder / "answer").exists():
+            answer = json.loads((folder / "answer").read_text())
         if "broken" in answer:
             raise RuntimeError(answer["broken"])
         return answer
@@ -527,6 +522,8 @@ def main() -> int:
     parser.add_argument("--most", type=int, help="at most so many mutants of a room")
     parser.add_argument("--tests", default="test_*.py", help="files that may judge")
     given = parser.parse_args()
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, signal.default_int_handler)
     paths = [p for p in sorted(ROOT.glob("ddpm_nb/*.py")) if p.stem not in NO_ROOM]
     words = [group for p in paths for group in literals(ast.parse(p.read_text()))]
     asked = {room.split(":")[0] for room in given.rooms or [p.stem for p in paths]}
