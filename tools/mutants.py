@@ -578,7 +578,10 @@ def main() -> int:
                 file.write(f"\n{json.dumps([key, verdict])}")  # a torn line stays alone
                 file.flush()
                 if verdict == "survived":
-                    print(f"survived: {known[key].where}: {known[key].change}"[:200])
+                    print(
+                        f"survived: {known[key].where}: {known[key].change}"[:200],
+                        flush=True,
+                    )
     except KeyboardInterrupt:
         print("stopped; the next call goes on")
     print(table(known, verdicts))
