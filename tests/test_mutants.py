@@ -183,6 +183,7 @@ class Table:
             raise ValueError(x)
         if x.is_cuda:
             return x + 3
+        x = x.cpu()
         return g(x * 2, device=device)
 '''
 
@@ -199,6 +200,7 @@ def test_equations_and_the_rest_have_rooms_of_their_own() -> None:
         "check_x(x)  ->  pass",
         "t = check_t(t)  ->  pass",
         "x + 3  ->  x",
+        "x = x.cpu()  ->  pass",
         "x.dim() != 2  ->  x.dim() == 2",
     } < rest
     assert "g(x * 2, device=device)  ->  g(x * 2)" in rest

@@ -73,6 +73,7 @@ OPERATORS: dict[type[ast.AST], Any] = {
 }  # fmt: skip
 # Types, names and words for people: no change there changes what the program does.
 SILENT_FIELDS = re.compile("annotation|returns|decorator_list|msg|names|type_params")
+DEVICE = re.compile(r"device|cuda|mps|\.cpu\(")
 SILENT = ast.JoinedStr | ast.Import | ast.ImportFrom | ast.Raise
 
 
@@ -228,7 +229,7 @@ def is_guard(node: ast.AST) -> bool:
         case ast.If(test, body) if any(isinstance(inner, ast.Raise) for inner in body):
             return True
         case ast.If(test) | ast.IfExp(test):
-            return bool(re.search("device|cuda|mps", ast.unparse(test)))
+            return bool(DEVICE.search(ast.unparse(test)))
         case ast.Expr(value) | ast.Assign(_, value):
             return is_guard(value)
         case ast.Call(called):
@@ -282,8 +283,8 @@ def mutants(module: str, source: str, words: Iterable[list[str]] = ()) -> list[M
             place[key] = new
             text = ast.unparse(tree)
             place[key] = old
-            device = isinstance(old, ast.Call) and "device" in before
-            device = device and before.count("device") > after.count("device")
+            less = len(DEVICE.findall(before)) > len(DEVICE.findall(after))
+            device = less and isinstance(old, ast.Call | ast.Assign)
             room = f"{module}:{'equations' if marked and not device else 'rest'}"
             where = f"{name}:{getattr(old, 'lineno', lines[0])}"
             if after != before:
