@@ -559,7 +559,7 @@ def digits_config() -> TrainConfig:
 # | time for 800,000 updates, TPU v3-8 | 10.6 hours | the same, appendix B |
 # | time for 256 samples, TPU v3-8 | 17 seconds | the same, appendix B |
 #
-# To measure your own run the same way, these lines need a GPU, `pip install ".[eval]"` in a clone, and some hours for the 50,000 samples. (They have not been run for this page.) The bits come from the command line: `ddpm-nb evaluate --data cifar10 --network runs/cifar10`.
+# To measure your own run the same way, these lines need a GPU, `pip install "ddpm_nb[eval]"`, and some hours for the 50,000 samples. (They have not been run for this page.) The bits come from the command line: `ddpm-nb evaluate --data cifar10 --network runs/cifar10`.
 #
 # ```python
 # from ddpm_nb.algorithms import sample
