@@ -70,6 +70,7 @@ def body(statement: str, *words: list[str]) -> set[str]:
         ("raise ValueError('max: ' + x)", set()),
         ("warnings.warn('max')", {"warnings.warn('max') -> pass"}),
         ("return f'{x + 1}'", set()),
+        ("return f(help='max', progress=True)", set()),
     ],
 )  # fmt: skip
 def test_an_expression_or_statement_has_exactly_these_mutants(

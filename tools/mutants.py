@@ -73,6 +73,9 @@ OPERATORS: dict[type[ast.AST], Any] = {
 }  # fmt: skip
 # Types, names and words for people: no change there changes what the program does.
 SILENT_FIELDS = re.compile("annotation|returns|decorator_list|msg|names|type_params")
+FOR_PEOPLE = re.compile(
+    "help|description|epilog|metavar|title|prog|progress|stacklevel"
+)
 DEVICE = re.compile(r"device|cuda|mps|\.cpu\(")
 SILENT = ast.JoinedStr | ast.Import | ast.ImportFrom | ast.Raise
 
@@ -173,7 +176,7 @@ def changes(node: ast.AST, facts: Facts) -> Iterator[ast.AST]:
             if len(args) > 1:
                 yield ast.Call(function, args[:-1], keywords)
             for i, keyword in enumerate(keywords):
-                if keyword.arg is not None:
+                if not FOR_PEOPLE.fullmatch(keyword.arg or "help"):
                     yield ast.Call(function, args, without(keywords, i))
         case ast.Attribute(value, name, ast.Load() as load):
             for taken in sorted({*SWAPS[name], facts.sibling.get(name, name)}):
@@ -264,6 +267,8 @@ def mutants(module: str, source: str, words: Iterable[list[str]] = ()) -> list[M
                 return
             case ast.Expr(ast.Constant()) | ast.Subscript(ast.Name("Literal")):
                 return  # a docstring, a type
+            case ast.keyword(str(word)) if FOR_PEOPLE.fullmatch(word):
+                return
             case ast.stmt() if lines[0]:  # in a function
                 body = getattr(old, "body", None)
                 last = body[0].lineno - 1 if body else old.end_lineno
