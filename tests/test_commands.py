@@ -170,7 +170,7 @@ def test_commands_are_found() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("`ddpm-nb trian`", "no command trian"),
+        ("`ddpm-nb xtrain`", "no command xtrain"),
         ("`ddpm-nb train --sise 3`", "no flag --sise"),
         ("```\nddpm-nb train --data \\\n  digits --out x --T\n```", "expected one argument"),
         ("# ```bash\n# ddpm-nb train --out x\n# ```", "--data"),
@@ -178,13 +178,13 @@ def test_commands_are_found() -> None:
         ("  ddpm-nb train --data x --out y --clip all\n", "invalid choice"),
         ("`make boook`", "no target boook"),
         ("`make execute CHAPTER=x`", "no variable CHAPTER"),
-        ("`accelerate launch -m ddpm_nb trian`", "no command"),
+        ("`accelerate launch -m ddpm_nb xtrain`", "no command"),
         ("`accelerate launch --gpus 2 -m ddpm_nb train`", "--gpus"),
         ("`accelerate launch --cpu --num_processes 2 -m ddpm_nb train`", "starts one"),
         ("`torchrun --nproc_per_node 2 -m ddpm_nb train --sise 3`", "no flag"),
         ("`torchrun --processes 2 -m ddpm_nb train`", "--processes"),
         ("`python -m tools.mutant`", "no module"),
-        ('`pip install ".[trian]"`', "no extra trian"),
+        ('`pip install ".[xtrain]"`', "no extra xtrain"),
         ('missing: pip install "ddpm_nb[hub]"', "no index"),
     ],
 )  # fmt: skip
