@@ -176,7 +176,7 @@ def test_commands_are_found() -> None:
         ("# ```bash\n# ddpm-nb train --out x\n# ```", "--data"),
         ("`ddpm-nb sample --network x --out y --method dpm`", "invalid choice"),
         ("  ddpm-nb train --data x --out y --clip all\n", "invalid choice"),
-        ("`make boook`", "no target boook"),
+        ("`make xbook`", "no target xbook"),
         ("`make execute CHAPTER=x`", "no variable CHAPTER"),
         ("`accelerate launch -m ddpm_nb xtrain`", "no command"),
         ("`accelerate launch --gpus 2 -m ddpm_nb train`", "--gpus"),
