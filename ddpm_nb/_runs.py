@@ -7,6 +7,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Self
 
+import torch
+
 
 def check_launch(accelerator: Any, precision: str) -> None:
     """Refuse what a launcher asks for and this trainer would not do.
@@ -32,6 +34,13 @@ def check_launch(accelerator: Any, precision: str) -> None:
         raise ValueError(
             f"accelerator: expected processes that hold all weights each, got {kind}; launch with --multi_gpu"
         )
+
+
+def no_accelerator() -> bool:
+    """Return whether there is nothing but CPUs here."""
+    if hasattr(torch, "accelerator"):  # from torch 2.6 on
+        return not torch.accelerator.is_available()
+    return not (torch.cuda.is_available() or torch.backends.mps.is_available())
 
 
 class StopSignals:

@@ -34,7 +34,7 @@ import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -234,8 +234,8 @@ def check_t(t: int | Tensor, schedule: Schedule, lowest: int = 1) -> int | Tenso
         if t.device.type != "cpu" or t.numel() == 0:
             return t
         low, high = int(t.min()), int(t.max())
-    elif isinstance(t, int) and not isinstance(t, bool):
-        low = high = t
+    elif isinstance(t, SupportsIndex) and not isinstance(t, bool):
+        t = low = high = operator.index(t)  # NumPy's integers, too
     else:
         raise TypeError(
             f"t: expected an int or an int64 tensor, got {type(t).__name__}"

@@ -576,8 +576,9 @@ class Trainer:
             from accelerate import Accelerator
 
         self.config = config
-        # Precision is our own affair: accelerate's refuses fp16 on a CPU.
-        self.accelerator = Accelerator(mixed_precision="no")
+        # Precision is our own affair: accelerate's refuses fp16 on a CPU. And only where
+        # it is told "cpu" do several processes without a GPU find one another.
+        self.accelerator = Accelerator(mixed_precision="no", cpu=_runs.no_accelerator())
         self.device = self.accelerator.device
         _runs.check_launch(self.accelerator, config.precision)
         _check_pictures(pictures, config, self.accelerator.num_processes)

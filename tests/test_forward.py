@@ -403,6 +403,11 @@ def test_times_on_another_device_than_the_schedule_are_refused(
 
 def test_numpy_s_integers_count_as_integers() -> None:
     assert Schedule.linear(np.int64(10)).T == 10
+    x, noise, schedule = torch.ones(2, 3), torch.ones(2, 3), Schedule.linear(10)
+    for t in (np.int64(7), np.int8(7), np.uint16(7)):
+        for jump in (q_sample, q_step):
+            one, two = (jump(x, time, noise, schedule) for time in (t, 7))
+            assert torch.equal(one, two)
 
 
 def test_one_time_a_picture(linear: Schedule) -> None:

@@ -95,8 +95,11 @@ def test_each_bump_of_a_sample_has_its_share_its_centre_and_round_independent_no
 
 
 def test_same_generator_same_sample(mixture: GaussianMixture) -> None:
+    """Bumps and places both come from it: torch's own random numbers are not touched."""
+    before = torch.get_rng_state()
     draws = [mixture.sample(5, torch.Generator().manual_seed(7)) for _ in range(2)]
     assert torch.equal(*draws)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize(
