@@ -13,7 +13,12 @@ __version__ = "0.1.0"
 # and a test compares the two.
 _CHAPTERS: dict[str, tuple[str, ...]] = {
     "_noise": ("CounterNoise",),
-    "likelihood": ("GaussianMixture", "gaussian_kl", "gaussian_log_prob"),
+    "likelihood": (
+        "GaussianMixture",
+        "gaussian_kl",
+        "gaussian_kl_full",
+        "gaussian_log_prob",
+    ),
     "vae": ("LinearGaussianVAE", "elbo"),
     "forward": ("Schedule", "per_picture", "q_sample", "q_step"),
     "bound": ("ChainBound", "chain_bound"),
@@ -174,6 +179,7 @@ if TYPE_CHECKING:
     from ddpm_nb.likelihood import (
         GaussianMixture as GaussianMixture,
         gaussian_kl as gaussian_kl,
+        gaussian_kl_full as gaussian_kl_full,
         gaussian_log_prob as gaussian_log_prob,
     )
     from ddpm_nb.loss import (

@@ -13,7 +13,7 @@
 #
 # **What you bring.** The bound for a chain, Eq. [chain bound](#eq-chain-elbo), from [the hidden variable](vae.ipynb); Bayes' rule; and the Markov property of [the forward process](forward.ipynb): given $x_{t-1}$, the step to $x_t$ does not look at anything earlier.
 #
-# **What you take away.** Three kinds of terms, each with a meaning: how far the end of the chain is from the noise that sampling starts with, how well each step back is learned, and how well the last step draws. And the reason why training may pick one $t$ at random.
+# **What you take away.** Three kinds of terms, each with a meaning: how far the end of the chain is from the noise that sampling starts with, how well each step back is learned, and how well the last step draws. And what a model pays in all: averaged over the data, the bound exceeds the entropy by exactly what the model's start and its steps back are wrong by. And the reason why training may pick one $t$ at random.
 
 # %% tags=["active-ipynb"]
 # # In Colab this installs the book's package; elsewhere it is there, and nothing happens.
@@ -221,15 +221,74 @@ def _sums_to_one(table: Tensor) -> bool:
 # )
 
 # %% [markdown]
+# ## What the whole bound costs
+#
+# The bound speaks of one $x_0$. Averaged over the data it becomes a divergence of two whole chains, and falls into steps again, this time without $x_0$ in any condition. One tool is needed.
+#
+# **The chain rule of the divergence.** Let $q(a,b)$ and $p(a,b)$ be two distributions of a pair. Then the divergence of the pairs is that of the first members, plus the mean divergence of the second members when the first is given:
+#
+# $$
+# \mathrm{KL}\bigl(q(a,b)\,\|\,p(a,b)\bigr) = \mathrm{KL}\bigl(q(a)\,\|\,p(a)\bigr) + \mathbb E_{q(a)}\,\mathrm{KL}\bigl(q(b\mid a)\,\|\,p(b\mid a)\bigr) .
+# $$ (eq-kl-chain)
+#
+# **Proof.** Every mean is taken over $q(a,b)$:
+#
+# $$
+# \begin{aligned}
+# \mathbb E\left[\log\frac{q(a,b)}{p(a,b)}\right]
+# &= \mathbb E\left[\log\frac{q(a)\,q(b\mid a)}{p(a)\,p(b\mid a)}\right] && \text{each pair as first member, then second} \\
+# &= \mathbb E\left[\log\frac{q(a)}{p(a)}\right] + \mathbb E\left[\log\frac{q(b\mid a)}{p(b\mid a)}\right] && \text{log of a product.}
+# \end{aligned}
+# $$
+#
+# The first mean has no $b$ in it: it is $\mathrm{KL}(q(a)\|p(a))$. In the second draw $a$ first, then $b$: the inner mean is a divergence. $\blacksquare$ Which member is called the first is free. So the same divergence may be split in two ways, and we shall use both.
+#
+# **The forward chain, read backwards.** With the data in front, the forward process is one distribution of all its members, $q(x_{0:T}) = q(x_0)\,q(x_{1:T}\mid x_0)$. Turn its steps round with Bayes' rule, now *without* $x_0$: $q(x_t\mid x_{t-1}) = q(x_{t-1}\mid x_t)\,q(x_t)/q(x_{t-1})$. (Nobody can compute that for real pictures. It is true all the same.) The fractions telescope:
+#
+# $$
+# q(x_{0:T}) = q(x_0)\prod_{t=1}^{T}q(x_t\mid x_{t-1})
+# = q(x_0)\prod_{t=1}^{T}\frac{q(x_t)}{q(x_{t-1})}\,q(x_{t-1}\mid x_t)
+# = q(x_T)\prod_{t=1}^{T}q(x_{t-1}\mid x_t) .
+# $$
+#
+# That is a product of the same form as the model's, Eq. [chain model](#def-chain-model). Now average $L$ over the data and take away their entropy $H(q(x_0)) = -\mathbb E\log q(x_0)$, which has to be finite. All means are over $q(x_{0:T})$:
+#
+# $$
+# \begin{aligned}
+# \mathbb E[L] - H
+# &= \mathbb E\left[\log\frac{q(x_{1:T}\mid x_0)}{p_\theta(x_{0:T})}\right] + \mathbb E\bigl[\log q(x_0)\bigr] && \text{definition of } L \text{ and of } H \\
+# &= \mathbb E\left[\log\frac{q(x_{0:T})}{p_\theta(x_{0:T})}\right] && \text{logs add: this is } \mathrm{KL}\bigl(q(x_{0:T})\,\|\,p_\theta(x_{0:T})\bigr) \\
+# &= \mathbb E\left[\log\frac{q(x_T)}{p(x_T)}\right] + \sum_{t=1}^{T}\mathbb E\left[\log\frac{q(x_{t-1}\mid x_t)}{p_\theta(x_{t-1}\mid x_t)}\right] && \text{both chains as products from the end.}
+# \end{aligned}
+# $$
+#
+# Each mean is a divergence, as in the chain rule. So, for every model,
+#
+# $$
+# \mathbb E_{q(x_0)}[L] - H\bigl(q(x_0)\bigr) = \mathrm{KL}\bigl(q(x_{0:T})\,\|\,p_\theta(x_{0:T})\bigr)
+# = \mathrm{KL}\bigl(q(x_T)\,\|\,p(x_T)\bigr) + \sum_{t=1}^{T}\mathbb E_{q(x_t)}\,\mathrm{KL}\bigl(q(x_{t-1}\mid x_t)\,\|\,p_\theta(x_{t-1}\mid x_t)\bigr) .
+# $$ (eq-joint-kl)
+#
+# Read it from left to right. The entropy is the part of the bill that no model can save. All the rest has two causes only: the model *starts* wrong, or its *steps back* are wrong. No $x_0$ stands in these steps: they are the ones that a sampler can take. And split the divergence of the chains at the other end, with $a = x_0$ and $b = x_{1:T}$ in the chain rule:
+#
+# $$
+# \mathrm{KL}\bigl(q(x_{0:T})\,\|\,p_\theta(x_{0:T})\bigr)
+# = \mathrm{KL}\bigl(q(x_0)\,\|\,p_\theta(x_0)\bigr) + \mathbb E_{q(x_0)}\,\mathrm{KL}\bigl(q(x_{1:T}\mid x_0)\,\|\,p_\theta(x_{1:T}\mid x_0)\bigr) .
+# $$
+#
+# The first part is what [maximum likelihood](likelihood.ipynb) wants small: how far the pictures that the model draws are from the data. The second is the gap of [the bound](vae.ipynb), averaged over the data. Neither is negative. So *the drawn pictures are off by at most what the start and the steps are off by, added up*. That is why it is enough to learn single steps.
+#
+# Three later chapters stand on this one equation. [The posterior](posterior.ipynb) asks how much a step costs if it must be a bell, and so how many steps are needed. [The loss](loss.ipynb) shows that a step trained with $x_0$ in hand becomes the right step without it. [The two algorithms](algorithms.ipynb) measure what a learned network adds to the bill.
+#
 # ## What a good model pays
 #
-# For a chain of a few states the *best* step back can be computed too. It is
+# For a chain of a few states the *best* step back can be computed. By the equation it is
 #
 # $$
 # q(x_{t-1}\mid x_t) = \sum_{x_0} q(x_0\mid x_t)\,q(x_{t-1}\mid x_t, x_0) ,
 # $$
 #
-# the steps that know $x_0$, averaged over the starts that $x_t$ leaves possible. Why is it the best? Averaged over the data, $L_{t-1}$ is $-\mathbb E\log p_\theta(x_{t-1}\mid x_t)$ plus something without $\theta$, and by Eq. [KL is not negative](#eq-kl-nonnegative) nothing makes that smaller than $q(x_{t-1}\mid x_t)$ itself. Even this step pays: it is compared with a step that knows $x_0$, and it does not know $x_0$.
+# the steps that know $x_0$, averaged over the starts that $x_t$ leaves possible: it makes every divergence of the sum 0, and nothing makes one smaller (Eq. [KL is not negative](#eq-kl-nonnegative)). The terms $L_{t-1}$ of Eq. [bound](#eq-bound) are not 0 even for this step: there it is compared with a step that knows $x_0$, and it does not know $x_0$. What it pays there is its share of the entropy.
 #
 # Let the forward process be a walk on a ring of twelve states that jumps anywhere with probability 0.3, and otherwise stays or goes to a neighbour. Let the data sit on three neighbouring states. Here is what the best model pays, in bits, averaged over the data.
 
@@ -246,7 +305,7 @@ def _sums_to_one(table: Tensor) -> bool:
 # walk = 0.7 * (0.5 * stay + 0.25 * stay.roll(1, 1) + 0.25 * stay.roll(-1, 1)) + 0.3 / S
 # forward = [walk] * T
 # data = torch.zeros(S, dtype=torch.float64)
-# data[3:6] = torch.tensor([0.3, 0.5, 0.2])
+# data[3:6] = torch.tensor([0.3, 0.5, 0.2], dtype=torch.float64)
 #
 # marginals, reverse = [data], []
 # for step in forward:
@@ -280,14 +339,21 @@ def _sums_to_one(table: Tensor) -> bool:
 #
 # entropy = bits(-data.clamp(min=1e-300).log())
 # end = (marginals[-1] * (marginals[-1] / prior).log()).sum()  # KL(q(x_T) || p(x_T))
+# drawn = prior  # what the model draws: its start, then its steps
+# for step_back in reversed(reverse):
+#     drawn = drawn @ step_back
+# off = (data * (data / drawn).clamp(min=1e-300).log()).sum()  # KL(q(x_0) || p(x_0))
 # print("L_0 ... L_12 in bits:", *(f"{cost:.3f}" for cost in costs))
 # print(f"the sum of all terms:    {sum(costs):.6f} bits")
 # print(f"the entropy of the data: {entropy:.6f} bits")
-# print(f"the difference:          {sum(costs) - entropy:.6f} bits")
-# print(f"KL(q(x_T) || p(x_T)):    {end / math.log(2):.6f} bits")
+# print(f"the difference:          {sum(costs) - entropy:.3e} bits")
+# print(f"KL(q(x_T) || p(x_T)):    {end / math.log(2):.3e} bits")
+# print(f"KL(q(x_0) || p(x_0)):    {off / math.log(2):.1e} bits")
 
 # %% [markdown]
-# No model can go below the entropy of the data: averaged over the data, $L$ is at least the mean of $-\log p_\theta(x_0)$, and that is the entropy plus a divergence, by Eq. [likelihood and KL](#eq-likelihood-kl). Here the divergence is exactly $\mathrm{KL}(q(x_T)\,\|\,p(x_T))$: the best model's steps back are right, only its start is not. Most of the cost sits at the small $t$, where the details are decided. The prior term is almost nothing: after twelve steps the chain has forgotten where it began.
+# The model pays the entropy of the data and hardly more. What it pays above it, the difference, is $\mathrm{KL}(q(x_T)\,\|\,p(x_T))$, as Eq. [whole cost](#eq-joint-kl) says: this model's steps back are right, only its start is not. Split the same difference at the other end: next to nothing of it is a fault of what the model draws, $\mathrm{KL}(q(x_0)\,\|\,p_\theta(x_0))$ in the last line. The steps, all of them right, repair the wrong start. Nearly all of the difference is the gap of the bound.
+#
+# Most of the cost sits at the small $t$, where the details are decided. The prior term is almost nothing: after twelve steps the chain has forgotten where it began.
 #
 # ## One random $t$ is enough
 #
@@ -357,7 +423,7 @@ def _sums_to_one(table: Tensor) -> bool:
 #
 # <details><summary>Solution</summary>
 #
-# For pairs, $\log\frac{q(a,b)}{p(a,b)} = \log\frac{q(a)}{p(a)} + \log\frac{q(b\mid a)}{p(b\mid a)}$. So the divergence of a pair is that of $a$ plus the mean divergence of $b$ given $a$. Now let two chains take the same step, one from $q(x_T\mid x_0)$, one from $p(x_T)$. The divergence of the pairs $(x_T, x_{T+1})$ is that of $x_T$, since the step is the same. Split the other way round, it is the divergence of $x_{T+1}$ plus a mean divergence of the steps back, which is not negative. So the divergence of $x_{T+1}$ is not larger. On the ring the uniform $p$ stays uniform, so this is the prior term of the longer chain; the cell shows that it falls strictly.
+# Let two chains take the same step, one from $q(x_T\mid x_0)$, one from $p(x_T)$, and split the divergence of the pairs $(x_T, x_{T+1})$ in both ways, by Eq. [chain rule](#eq-kl-chain). With $x_T$ first it is the divergence of $x_T$ alone, since the step is the same. With $x_{T+1}$ first it is the divergence of $x_{T+1}$ plus a mean divergence of the steps back, which is not negative. So the divergence of $x_{T+1}$ is not larger. On the ring the uniform $p$ stays uniform, so this is the prior term of the longer chain; the cell shows that it falls strictly.
 #
 # </details>
 
@@ -386,6 +452,6 @@ def _sums_to_one(table: Tensor) -> bool:
 # %% [markdown]
 # ## Summary
 #
-# Bayes' rule turns each forward step round, a telescoping sum clears away the rest, and the bound falls into a prior term without parameters, one divergence for each step back, and a reconstruction. Since it is a sum, one random term of it is enough for a training step.
+# Bayes' rule turns each forward step round, a telescoping sum clears away the rest, and the bound falls into a prior term without parameters, one divergence for each step back, and a reconstruction. Averaged over the data it is their entropy, plus what the model's start and its steps back are wrong by. Since it is a sum, one random term of it is enough for a training step.
 #
 # **The next question.** Each divergence compares with $q(x_{t-1}\mid x_t,x_0)$. What is that distribution? See [the posterior](posterior.ipynb).

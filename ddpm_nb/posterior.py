@@ -11,9 +11,9 @@
 #
 # **The question.** The forward process walks from $x_{t-1}$ to $x_t$. Given where the walk began, $x_0$, and where it is now, $x_t$, where was it one step ago?
 #
-# **What you bring.** One step and the jump, from [the forward process](forward.ipynb), and Bayes' rule.
+# **What you bring.** One step and the jump, from [the forward process](forward.ipynb); what a model pays in all, Eq. [whole cost](#eq-joint-kl), from [the bound as a sum](bound.ipynb); and Bayes' rule.
 #
-# **What you take away.** The mean and the variance of that step back, and, for data that are a mixture of bells, the best possible guess of the noise in $x_t$. The rest of the book compares networks with it.
+# **What you take away.** The mean and the variance of that step back, and, for data that are a mixture of bells, the best possible guess of the noise in $x_t$. The rest of the book compares networks with it. You will see what this guess has to do with the slope of a density, and what it costs to say that each step back is a bell.
 
 # %% tags=["active-ipynb"]
 # # In Colab this installs the book's package; elsewhere it is there, and nothing happens.
@@ -135,6 +135,8 @@ def posterior_mean(
 # To see that the algebra is right, do Bayes' rule *without* it, here for $x_0 = 0.6$. Lay a fine grid over all values of $x_{t-1}$, multiply the two densities at each grid point, and divide by the sum. The grid knows nothing of completed squares.
 
 # %% mystnb={"image": {"alt": "Two panels with the density of x at t minus 1. At t = 20 and at t = 500, orange dots from Bayes' rule on a grid lie exactly on the blue bell from the formula. The dashed grey bell, the jump from x0 alone, is wider; at t = 500 the step back is much narrower than it."}} tags=["active-ipynb"]
+# import math
+#
 # import matplotlib.pyplot as plt
 #
 # from ddpm_nb import _figures as fig
@@ -154,7 +156,7 @@ def posterior_mean(
 #
 # figure, axes = plt.subplots(1, 2)
 # for ax, t, x_t in zip(axes, (20, 500), (0.9, -1.2)):
-#     prior = normal(
+#     jump = normal(
 #         grid, schedule.alpha_bar[t - 1].sqrt() * x_0, 1 - schedule.alpha_bar[t - 1]
 #     )
 #     step = normal(
@@ -162,7 +164,7 @@ def posterior_mean(
 #         schedule.alpha[t].sqrt() * grid[:, None],
 #         schedule.beta[t],
 #     )
-#     on_grid = prior * step / torch.trapezoid(prior * step, grid)
+#     on_grid = jump * step / torch.trapezoid(jump * step, grid)
 #     mean, var = (
 #         posterior_mean(x_0, x_t * torch.ones_like(x_0), t, schedule),
 #         posterior_variance(t, schedule),
@@ -173,7 +175,7 @@ def posterior_mean(
 #         bool((on_grid - formula).abs().max() < 1e-9 * formula.max()),
 #     )
 #     near = (grid - mean).abs() < 4 * var.sqrt()
-#     ax.plot(grid, prior, "--", color=fig.GREY)
+#     ax.plot(grid, jump, "--", color=fig.GREY)
 #     ax.plot(grid[near], formula[near], color=fig.BLUE)
 #     dots = torch.linspace(
 #         float(mean - 3 * var.sqrt()),
@@ -234,9 +236,7 @@ def noised_mixture(
 
     Equation: eq-mixture-marginal.
     """
-    alpha_bar = schedule.alpha_bar[check_t(t, schedule, lowest=0)].to(
-        mixture.means.device
-    )
+    alpha_bar = schedule.alpha_bar[check_t(t, schedule, lowest=0)].cpu().double()
     return GaussianMixture(
         mixture.weights,
         alpha_bar.sqrt() * mixture.means,
@@ -250,8 +250,9 @@ def optimal_noise(
     """Return the best possible noise predictor for data from `mixture`: E[noise | x_t].
 
     The result is a model like any other: ``noise = model(x_t, t)`` with points x_t (B, D)
-    and t an int or (B,) int64 in 1 ... T. It works in float64, on x_t's device, and
-    answers in the type of x_t. It raises ValueError if the shapes do not fit.
+    and t an int or (B,) int64 in 1 ... T. It works in float64 on the CPU (not every
+    device has float64), and answers in the type of x_t, on its device. It raises
+    ValueError if the shapes do not fit.
 
     Equation: eq-optimal-noise.
     """
@@ -262,25 +263,99 @@ def optimal_noise(
                 f"x_t: expected shape (B, {mixture.means.shape[1]}), "
                 f"got {tuple(x_t.shape)}"
             )
-        weights, means, stds = (
-            v.to(x_t.device) for v in (mixture.weights, mixture.means, mixture.stds)
-        )
-        alpha_bar = schedule.alpha_bar[check_t(t, schedule)].to(x_t.device)
+        alpha_bar = schedule.alpha_bar[check_t(t, schedule)].cpu().double()
         if alpha_bar.shape not in ((), x_t.shape[:1]):
             raise ValueError(
                 f"t: expected one time a point, got shape {tuple(alpha_bar.shape)}"
             )
         alpha_bar = alpha_bar.reshape(-1, 1, 1)  # (B or 1, bump, D)
-        var = alpha_bar * stds[:, None] ** 2 + 1 - alpha_bar
-        offset = x_t[:, None, :] - alpha_bar.sqrt() * means
+        var = alpha_bar * mixture.stds[:, None] ** 2 + 1 - alpha_bar
+        offset = x_t.cpu().double()[:, None] - alpha_bar.sqrt() * mixture.means
         log_prob = -0.5 * (offset**2 / var + var.log()).sum(-1)
-        responsibility = torch.softmax(weights.log() + log_prob, dim=1)
+        responsibility = torch.softmax(mixture.weights.log() + log_prob, dim=1)
         noise = (1 - alpha_bar).sqrt() / var * offset
-        return (responsibility[:, :, None] * noise).sum(1).to(x_t.dtype)
+        return (responsibility[:, :, None] * noise).sum(1).to(x_t)
 
     return model
 
 # %% [markdown]
+# ## The score: which way the data lie
+#
+# $\varepsilon^*$ has a second meaning, and for that the data need not be a mixture. Stand at a point $x_t$ among the noisy data. In which direction does their density grow? The answer is $\nabla\log q(x_t)$, the list of the slopes of $\log q(x_t)$ in every coordinate of $x_t$, and it is called the **score**. For any data,
+#
+# $$
+# \nabla\log q(x_t) = -\frac{\mathbb E[\varepsilon\mid x_t]}{\sqrt{1-\bar\alpha_t}} ,
+# \qquad
+# \mathbb E[x_0\mid x_t] = \frac{x_t+(1-\bar\alpha_t)\,\nabla\log q(x_t)}{\sqrt{\bar\alpha_t}} .
+# $$ (eq-tweedie)
+#
+# This is **Tweedie's formula**. The best guess of the picture is the noisy picture, moved *uphill*, and scaled.
+#
+# **Proof.** The noisy data are all jumps together, $q(x_t) = \int q(x_0)\,q(x_t\mid x_0)\,dx_0$. So
+#
+# $$
+# \begin{aligned}
+# \nabla\log q(x_t) &= \frac{\nabla q(x_t)}{q(x_t)} = \int\frac{q(x_0)\,\nabla q(x_t\mid x_0)}{q(x_t)}\,dx_0 && \text{slope of a log; slope of a sum} \\
+# &= \int\frac{q(x_0)\,q(x_t\mid x_0)}{q(x_t)}\,\nabla\log q(x_t\mid x_0)\,dx_0 && \text{slope of a log, backwards} \\
+# &= \mathbb E\bigl[\nabla\log q(x_t\mid x_0)\,\big|\,x_t\bigr] && \text{Bayes' rule: the fraction is } q(x_0\mid x_t) \\
+# &= \mathbb E\left[-\frac{x_t-\sqrt{\bar\alpha_t}\,x_0}{1-\bar\alpha_t}\,\middle|\,x_t\right] && \text{a jump is a bell: a squared distance} \\
+# &= -\frac{\mathbb E[\varepsilon\mid x_t]}{\sqrt{1-\bar\alpha_t}} && x_t-\sqrt{\bar\alpha_t}\,x_0 = \sqrt{1-\bar\alpha_t}\,\varepsilon .
+# \end{aligned}
+# $$
+#
+# For the second half take the mean of the jump for a given $x_t$, $x_t = \sqrt{\bar\alpha_t}\,\mathbb E[x_0\mid x_t]+\sqrt{1-\bar\alpha_t}\,\mathbb E[\varepsilon\mid x_t]$, put in the first half, and solve. $\blacksquare$
+#
+# **Why this matters.** Nobody can evaluate $q(x_t)$ for real pictures, and still less its slope. But the noise of a jump is *known*: we drew it ourselves. A network that is asked for this known noise, with a squared error, can at best answer with its mean given $x_t$. And that mean is the score, which stood in no training example. To ask for something known, and to find something that nobody knows: this is the hinge of the book. Vincent (2011) found it for one level of noise and called it **denoising score matching** (see the [bibliography](bibliography.md)). [The next chapter](loss.ipynb) shows that the bound asks for the same thing.
+#
+# Here it is for five bumps on a circle, the data with which [the two algorithms](algorithms.ipynb) will be tested. The arrows are $-\varepsilon^*$, that is, the score times $\sqrt{1-\bar\alpha_t}$; the grey is the density of the noisy data. Each panel has its own unit: its longest arrow is as long as that of the others.
+
+# %% mystnb={"image": {"alt": "Four panels with arrows over the plane, at t = 20, 100, 300 and 700. At t = 20 five grey bumps on a circle, and every arrow points to the bump that is nearest. At t = 100 the bumps are wider, and arrows between two of them are short. At t = 300 the bumps have flowed into one grey hill, densest towards the heavier bumps, and at t = 700 it is round: all arrows point to the middle."}} tags=["active-ipynb"]
+# angle = torch.arange(5) * 2 * torch.pi / 5
+# ring = GaussianMixture(
+#     weights=[0.10, 0.15, 0.20, 0.25, 0.30],
+#     means=1.5 * torch.stack([angle.sin(), angle.cos()], dim=1),
+#     stds=[0.25] * 5,
+# )
+# best = optimal_noise(ring, schedule)
+# coarse, fine = (torch.linspace(-2.6, 2.6, n, dtype=torch.float64) for n in (12, 201))
+# points, plane = torch.cartesian_prod(coarse, coarse), torch.cartesian_prod(fine, fine)
+#
+# figure, axes = plt.subplots(1, 4, figsize=(7.4, 2.1))
+# for ax, t in zip(axes, (20, 100, 300, 700)):
+#     density = noised_mixture(ring, t, schedule).log_prob(plane).exp().reshape(201, 201)
+#     ax.imshow(
+#         density.T,
+#         origin="lower",
+#         extent=(-2.6, 2.6, -2.6, 2.6),
+#         vmax=2.2 * density.max(),
+#         interpolation="bilinear",
+#     )
+#     arrows = -best(points, t)
+#     ax.quiver(
+#         *points.T,
+#         *arrows.T,
+#         color=fig.BLUE,
+#         angles="xy",
+#         scale_units="xy",
+#         scale=float(arrows.norm(dim=1).max()) / 0.8,
+#         width=0.01,
+#     )
+#     ax.set(title=f"t = {t}", xticks=[], yticks=[], aspect="equal")
+# plt.show()
+#
+# at = points.clone().requires_grad_()
+# noised_mixture(ring, 100, schedule).log_prob(at).sum().backward()
+# slopes = (1 - schedule.alpha_bar[100]).sqrt() * at.grad
+# print(
+#     "at t = 100 the slopes of log q, by automatic differentiation, agree to 1e-10:",
+#     torch.allclose(slopes, -best(points, 100), rtol=0, atol=1e-10),
+# )
+
+# %% [markdown]
+# With much noise all arrows lead to the middle, and nothing is decided yet. With less noise they part, each to a bump of its own. A sampler goes through these fields from right to left.
+#
+# ## The step back without the start
+#
 # And the step back itself? Bayes' rule once more: $q(x_{t-1}\mid x_t) \propto q(x_t\mid x_{t-1})\,q(x_{t-1})$. Draw it for the same $x_t = 0.1$ and the same data, two bumps noised up to $t = 100$: once after a big step, once after a small one.
 
 # %% mystnb={"image": {"alt": "Two panels with the density of the previous point when only the present point is known. After one big step, with beta 0.9, it has two humps, one for each bump of the data. After a small step, with beta 0.01, it is a single hump around the present point, and the bell with its mean and variance lies on it."}} tags=["active-ipynb"]
@@ -337,42 +412,122 @@ def optimal_noise(
 # How small is small? $\sqrt\beta$ must be short against the distance over which the slope of $\log q(x_{t-1})$ changes. For the sharp bumps themselves even $\beta = 0.02$ is too large: halfway between them the step back has two humps, and the last divergence above is large. That is one reason why schedules begin with tiny steps.
 
 # %% [markdown]
-# How fast does the step back become normal? Take the same data, one more step of size $\beta$, and compute the divergence between the true step back and the bell with the same mean and variance, averaged over all $x_t$.
+# ## How fast: what a bell costs
+#
+# DDPM says that every step back is a bell. What does that cost? Eq. [whole cost](#eq-joint-kl) answers: a model whose means are right pays, above the entropy of the data and the cost of its start, the divergences between the true steps back and its bells, one for each step, averaged over $x_t$. So look at one step of size $\beta$ away from some distribution $q(x_{t-1})$, and at three bells. All three have the right mean for each $x_t$. They differ in their variance:
+#
+# 1. the true variance of the step back *for each $x_t$*: no bell does better;
+# 2. one number for all $x_t$, the best there is: the average of these variances;
+# 3. the number $\beta$ itself, which the paper takes.
+#
+# The last two are DDPM's kind: its $\sigma_t^2$ does not look at $x_t$.
+#
+# **How the cost shrinks with $\beta$** can be computed. Take one coordinate, and write $\ell(x)$ for the logarithm of $q(x_{t-1})$ at $x$. Measure $x_{t-1}$ in units of a step, $x_{t-1} = x_t/\sqrt{1-\beta}+\sqrt\beta\,u$. By Bayes' rule the exponent of the step back is that of the forward step, $-\tfrac12(1-\beta)u^2$, plus $\ell(x_{t-1})$. Expand $\ell$ around the point $x_t/\sqrt{1-\beta}$:
+#
+# $$
+# \log q(x_{t-1}\mid x_t) = \text{const} - \tfrac12u^2 + \sqrt\beta\,\ell'\,u + \tfrac12\beta\,(1+\ell'')\,u^2 + \tfrac16\beta^{3/2}\,\ell'''\,u^3 + \dots
+# $$
+#
+# - The term with $u$ is a straight line. It moves the bell, and the mean takes care of it.
+# - The term with $u^2$ changes the width: the variance is no longer $\beta$ but about $\beta\,\bigl(1+\beta(1+\ell'')\bigr)$.
+# - The term with $u^3$ makes one flank longer than the other: the step back is *skewed*. A bell has no cube in its exponent. This is the first thing that no bell can say.
+#
+# What does a small mistake cost? Let $\delta = \log q-\log p$ be small. Since $p$ sums to 1, $1 = \mathbb E_q[p/q] = \mathbb E_q[e^{-\delta}] \approx 1-\mathbb E\delta+\tfrac12\mathbb E\delta^2$, so $\mathrm{KL} = \mathbb E\delta \approx \tfrac12\mathbb E\delta^2$: half a mean square. Now $u$ is nearly standard normal, and the means of $u^2, u^4, u^6$ are 1, 3, 15:
+#
+# - **Bell 1** leaves the cube. Of $u^3$ the mean of the bell takes away the best straight line, $3u$. What is left has the mean square $\mathbb E(u^3-3u)^2 = 15-18+9 = 6$. The cost is $\tfrac12\cdot\tfrac1{36}\beta^3\ell'''^2\cdot6$.
+# - **Bells 2 and 3** miss the variance by a small share $\rho$. Then $\delta\approx\tfrac12\rho\,(u^2-1)$, and since $\mathbb E(u^2-1)^2 = 2$ the cost is $\rho^2/4$. The share is $\rho = \beta(1+\ell'')$ for bell 3. Bell 2 takes away its average.
+#
+# Averaged over $x_t$, for one small step,
+#
+# $$
+# \mathbb E\,\mathrm{KL} \approx
+# \begin{cases}
+# \dfrac{\beta^3}{12}\;\mathbb E\bigl[\ell'''^{\,2}\bigr] & \text{bell 1, the true variance for each } x_t \\[1.2ex]
+# \dfrac{\beta^2}{4}\;\operatorname{Var}\bigl[\ell''\bigr] & \text{bell 2, the best fixed variance} \\[1.2ex]
+# \dfrac{\beta^2}{4}\;\mathbb E\bigl[(1+\ell'')^2\bigr] & \text{bell 3, the variance } \beta .
+# \end{cases}
+# $$ (eq-step-cost)
+#
+# (For normal data of variance 1, $\ell'' = -1$ and $\ell''' = 0$ everywhere, and all three are zero.) In a picture with logarithmic axes a power is a straight line, and the exponent is its slope: 3 for the first bell, 2 for the others. Below are the true costs, by sums over a fine grid, for the data of the last picture. On the left is one step. On the right is the sum over $n$ equal steps that walk from there until half of the power is left.
 
-# %% mystnb={"image": {"alt": "Log-log plot of the averaged divergence between the true step back and a bell, against the step size beta from 0.9 down to 0.01. It falls with every smaller step, and ever more steeply."}} tags=["active-ipynb"]
-# coarse = torch.linspace(-4.5, 4.5, 1801, dtype=torch.float64)
-# density = before.log_prob(coarse[:, None]).exp()
-# sizes = torch.tensor(
-#     [0.9, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01], dtype=torch.float64
+# %% mystnb={"image": {"alt": "Two log-log plots with three curves each. Left, the cost of one step against its size beta, from 0.9 down to 0.005. For large steps the curves lie close together. For small ones they are straight lines: the two with a fixed variance fall along a dashed line of slope 2, the one with a variance for each point along a dashed line of slope 3, far below them. Right, the sum over n steps, for n from 1 to 64: the fixed variances fall along a line of slope minus 1, the other along slope minus 2."}} tags=["active-ipynb"]
+# x = torch.linspace(-4.5, 4.5, 601, dtype=torch.float64)
+#
+#
+# def costs(data, beta):
+#     """Return the averaged divergence of the step back from each of the three bells."""
+#     distance = x[:, None] - (1 - beta) ** 0.5 * x  # rows: x_t, columns: x_{t-1}
+#     joint = data.log_prob(x[:, None]).exp() * torch.exp(-(distance**2) / (2 * beta))
+#     at = joint.sum(1, keepdim=True) / joint.sum()  # q(x_t)
+#     back = joint / joint.sum(1, keepdim=True)  # q(x_{t-1} | x_t)
+#     mean = (back * x).sum(1, keepdim=True)
+#     var = (back * (x - mean) ** 2).sum(1, keepdim=True)
+#     entropy = (at * torch.special.entr(back)).sum() + (x[1] - x[0]).log()
+#
+#     def cost(bell_var):  # the mean of -log(bell), minus the entropy
+#         minus_log = (var / bell_var + torch.log(2 * torch.pi * bell_var)) / 2
+#         return (at * minus_log).sum() - entropy
+#
+#     return torch.stack([cost(var), cost((at * var).sum()), cost(torch.tensor(beta))])
+#
+#
+# def walk(data, n):
+#     """Return the sum of the costs of n equal steps that leave half of the power."""
+#     beta, total = 1 - 0.5 ** (1 / n), 0
+#     for _ in range(n):
+#         total = total + costs(data, beta)
+#         data = noised_mixture(data, 1, Schedule([beta]))
+#     return total
+#
+#
+# sizes, counts = (
+#     [0.9, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005],
+#     [1, 2, 4, 8, 16, 32, 64],
 # )
+# one_step = torch.stack([costs(before, beta) for beta in sizes])
+# in_all = torch.stack([walk(before, n) for n in counts])
 #
-# averaged = []
-# for beta in sizes:
-#     centre = (
-#         1 - beta
-#     ).sqrt() * coarse  # where the step lands on average, for each x_{t-1}
-#     step = torch.exp(-((coarse[:, None] - centre) ** 2) / (2 * beta))
-#     joint = step * density / (2 * torch.pi * beta).sqrt()  # rows: x_t, columns: x_{t-1}
-#     at = torch.trapezoid(joint, coarse, dim=1)  # q(x_t)
-#     back = joint / at[:, None].clamp(min=1e-300)
-#     mean = torch.trapezoid(back * coarse, coarse, dim=1)[:, None]
-#     var = torch.trapezoid(back * (coarse - mean) ** 2, coarse, dim=1)[:, None]
-#     bell = -0.5 * ((coarse - mean) ** 2 / var + (2 * torch.pi * var).log())
-#     kl = torch.trapezoid(back * (back.clamp(min=1e-300).log() - bell), coarse, dim=1)
-#     likely = at > 1e-8
-#     averaged.append(torch.trapezoid((at * kl)[likely], coarse[likely]))
-# averaged = torch.stack(averaged)
-#
-# figure, ax = plt.subplots(figsize=(5, 2.6))
-# ax.loglog(sizes, averaged, "o-", color=fig.BLUE)
-# ax.set(xlabel=r"size of the step, $\beta$", ylabel="averaged KL, nats")
+# figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3.2), sharey=True)
+# names = ("own variance for each $x_t$", "best fixed variance", r"variance $\beta$")
+# for i, color in enumerate((fig.GREEN, fig.ORANGE, fig.BLUE)):
+#     left.loglog(sizes, one_step[:, i], "o-", color=color, markersize=3.5)
+#     right.loglog(counts, in_all[:, i], "o-", color=color, markersize=3.5)
+#     right.text(0.03, 0.05 + 0.08 * i, names[i], color=color, transform=right.transAxes)
+# small, many = torch.tensor(sizes[-3:]), torch.tensor(counts[-3:])
+# for i, power, beside in ((0, 3, 0.5), (2, 2, 2.0)):  # dashed lines beside the curves
+#     guide = beside * one_step[-1, i] * (small / small[-1]) ** power
+#     left.loglog(small, guide, "--", color=fig.GREY, linewidth=1.2)
+#     guide_in_all = beside * in_all[-1, i] * (many[-1] / many) ** (power - 1)
+#     right.loglog(many, guide_in_all, "--", color=fig.GREY, linewidth=1.2)
+#     if power == 2:
+#         left.text(0.0108, 1.8 * guide[1], "slope 2", color=fig.GREY, ha="right")
+#         right.text(31, 1.4 * guide_in_all[1], "slope $-$1", color=fig.GREY)
+#     else:
+#         left.text(0.0125, 0.8 * guide[1], "slope 3", color=fig.GREY)
+#         right.text(26, 0.45 * guide_in_all[1], "slope $-$2", color=fig.GREY, ha="right")
+# left.set(xlabel=r"size of the step, $\beta$", ylabel="nats", title="one step")
+# right.set(xlabel="number of steps, n", title="n steps over the same way", xticks=counts)
+# right.set_xticklabels([str(n) for n in counts])
+# right.minorticks_off()
 # plt.show()
-# print("it falls with every smaller step:", bool((averaged.diff() < 0).all()))
-# factor = averaged[5] / averaged[-1]
-# print("from beta = 0.1 to 0.01 it falls by more than a factor 100:", bool(factor > 100))
+#
+#
+# def slope(values, at):
+#     return ((values[-1] / values[-2]).log() / math.log(at[-1] / at[-2])).tolist()
+#
+#
+# print("one step, nats    own variance   best fixed       beta")
+# for beta in (0.1, 0.01):
+#     row = one_step[sizes.index(beta)]
+#     print(f"beta = {beta:<13}", *(f"{value:12.2e}" for value in row))
+# print("smaller by a factor", *(f"{f:10.0f}  " for f in one_step[5] / one_step[8]))
+# print("slope at the end  ", *(f"{s:12.2f}" for s in slope(one_step, sizes)))
+# print("slope of the sum  ", *(f"{s:12.2f}" for s in slope(in_all, counts)))
 
 # %% [markdown]
-# Ten times smaller steps means ten times as many. But each costs more than a hundred times less. So, at this $t$ at least, many small steps cost less together.
+# Ten times smaller steps means ten times as many. With a fixed variance each costs about a hundred times less, once the steps are small, and $\beta^2$ times a number of steps that grows like $1/\beta$ leaves $\beta$: **the sum over $T$ steps falls like $1/T$.** Twice as many steps, half the excess over the entropy. With the variance of each $x_t$ it would fall like $1/T^2$. So it takes many small steps *because* the bells are so simple. A network that predicts a variance too (Nichol and Dhariwal, 2021) can do with fewer. (All this holds where the steps are short against the bends of $\log q$. Near the data, where they are sharpest, the steps have to be the smallest.)
+#
+# None of these costs is the network's fault. They are what the *form* of the model costs when its means are perfect.
 #
 # ## Where people slip
 #
@@ -411,11 +566,11 @@ def optimal_noise(
 #
 # <details><summary>Solution</summary>
 #
-# Only at $t = 1$, where they are 1 and 0. With $u = \sqrt{\bar\alpha_{t-1}}$ and $r = \sqrt{\alpha_t}$, so that $\bar\alpha_t = u^2r^2$, the sum is
+# Only at $t = 1$, where they are 1 and 0. With $a = \sqrt{\bar\alpha_{t-1}}$ and $b = \sqrt{\alpha_t}$, so that $\bar\alpha_t = a^2b^2$, the sum is
 #
-# $$\frac{u(1-r^2)+r(1-u^2)}{1-u^2r^2} = \frac{(u+r)(1-ur)}{(1-ur)(1+ur)} = \frac{u+r}{1+ur} = 1-\frac{(1-u)(1-r)}{1+ur} .$$
+# $$\frac{a(1-b^2)+b(1-a^2)}{1-a^2b^2} = \frac{(a+b)(1-ab)}{(1-ab)(1+ab)} = \frac{a+b}{1+ab} = 1-\frac{(1-a)(1-b)}{1+ab} .$$
 #
-# It is a little below 1 whenever $u$ or $r$ is close to 1: early in the chain, and everywhere when the steps are small.
+# It is a little below 1 whenever $a$ or $b$ is close to 1: early in the chain, and everywhere when the steps are small.
 #
 # </details>
 
@@ -426,8 +581,8 @@ def optimal_noise(
 # shares = posterior_mean(
 #     one, one, t, schedule
 # )  # with x_0 = x_t = 1 the mean is their sum
-# u, r = schedule.alpha_bar[t - 1].sqrt(), schedule.alpha[t].sqrt()
-# print(torch.allclose(shares, 1 - (1 - u) * (1 - r) / (1 + u * r), rtol=1e-10))
+# a, b = schedule.alpha_bar[t - 1].sqrt(), schedule.alpha[t].sqrt()
+# print(torch.allclose(shares, 1 - (1 - a) * (1 - b) / (1 + a * b), rtol=1e-10))
 # print(f"smallest sum of the two shares: {shares.min():.3f}")
 
 # %% [markdown]
@@ -453,6 +608,6 @@ def optimal_noise(
 # %% [markdown]
 # ## Summary
 #
-# With $x_0$ given, the step back is a normal distribution whose mean and variance are known in closed form. Without $x_0$ it depends on the data; for small steps it is nearly normal. For a mixture of bells everything is known, including the best possible noise predictor $\varepsilon^*$.
+# With $x_0$ given, the step back is a normal distribution whose mean and variance are known in closed form. Without $x_0$ it depends on the data; for small steps it is nearly normal, and what a bell of fixed variance still costs falls like $1/T$ in all. The best possible noise predictor $\varepsilon^*$ is the score in other units, whatever the data are; for a mixture of bells it is known.
 #
 # **The next question.** A network does not know $x_0$. What should it predict, and with which loss? See [the loss](loss.ipynb).

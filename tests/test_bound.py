@@ -1,12 +1,18 @@
 """The bound as three terms, against the definition summed over every path of small chains."""
 
 import itertools
+import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.distributions import MultivariateNormal, kl_divergence
 
 from ddpm_nb.bound import chain_bound
+from ddpm_nb.forward import Schedule, q_sample
+from ddpm_nb.likelihood import gaussian_kl, gaussian_log_prob
+from ddpm_nb.posterior import posterior_mean, posterior_variance
 
 F64 = torch.float64
 
@@ -103,6 +109,151 @@ def test_a_perfect_model_of_one_start_pays_nothing() -> None:
     assert chain_bound(forward, reverse, jump).total[0].item() == pytest.approx(
         0, abs=1e-12
     )
+
+
+def counted_kl(q: np.ndarray, p: np.ndarray) -> float:
+    """A divergence as a plain sum over outcomes; those that q never has count as 0."""
+    return math.fsum(
+        a * math.log(a / b) for a, b in zip(q.flat, p.flat, strict=True) if a > 0
+    )
+
+
+@pytest.mark.equation("eq-kl-chain")
+def test_divergence_of_pairs_splits_in_both_ways() -> None:
+    """Counted on tables: the whole, and its two parts with either member as the first."""
+    q, p = (table(12, seed=seed).reshape(3, 4).numpy() for seed in (0, 1))
+    whole = counted_kl(q, p)
+    for a, b in ((q, p), (q.T, p.T)):
+        first = counted_kl(a.sum(1), b.sum(1))
+        second = sum(
+            row.sum() * counted_kl(row / row.sum(), other / other.sum())
+            for row, other in zip(a, b, strict=True)
+        )
+        assert first > 0.01 and second > 0.01
+        assert first + second == pytest.approx(whole, rel=1e-12)
+
+
+@pytest.mark.equation("eq-kl-chain")
+def test_divergence_of_a_normal_pair_splits_into_the_codes_divergences() -> None:
+    """The left side is torch's, for two planes; the right side is `gaussian_kl`, once and in the mean."""
+    mean_q, mean_p = torch.tensor([[0.3, -0.5], [0.0, 0.4]], dtype=F64)
+    cov_q = torch.tensor([[1.2, 0.5], [0.5, 0.8]], dtype=F64)
+    cov_p = torch.tensor([[0.9, -0.3], [-0.3, 1.5]], dtype=F64)
+    whole = kl_divergence(
+        MultivariateNormal(mean_q, cov_q), MultivariateNormal(mean_p, cov_p)
+    )
+    nodes, weights = np.polynomial.hermite_e.hermegauss(20)  # exact for squares
+    a = mean_q[0] + cov_q[0, 0].sqrt() * torch.tensor(nodes)[:, None]
+
+    def second(mean: Tensor, cov: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of b given a, by regression."""
+        slope = cov[0, 1] / cov[0, 0]
+        return mean[1] + slope * (a - mean[0]), (cov[1, 1] - slope * cov[0, 1])[None]
+
+    inner = gaussian_kl(*second(mean_q, cov_q), *second(mean_p, cov_p))
+    mean_of_inner = float((torch.tensor(weights / weights.sum()) * inner).sum())
+    first = gaussian_kl(mean_q[:1], cov_q[:1, 0], mean_p[:1], cov_p[:1, 0])
+    assert first.item() + mean_of_inner == pytest.approx(whole.item(), rel=1e-12)
+
+
+@pytest.mark.equation("eq-joint-kl")
+@pytest.mark.parametrize(("states", "T"), [(2, 1), (3, 3), (4, 4)])
+def test_the_bound_above_the_entropy_is_the_divergence_of_the_chains(
+    states: int, T: int
+) -> None:
+    """All paths counted: the code's bound, the divergence of the joint tables, and start plus steps."""
+    forward, reverse, prior = chain(states, T, seed=20)
+    data = table(states, seed=23)
+    q, p = np.empty([states] * (T + 1)), np.empty([states] * (T + 1))
+    for path in np.ndindex(*q.shape):
+        q[path], p[path] = float(data[path[0]]), float(prior[path[T]])
+        for t in range(1, T + 1):
+            q[path] *= float(forward[t - 1][path[t - 1], path[t]])
+            p[path] *= float(reverse[t - 1][path[t], path[t - 1]])
+    joint = counted_kl(q, p)
+
+    def marginal(*members: int) -> np.ndarray:
+        return q.sum(tuple(set(range(T + 1)) - set(members)))
+
+    start = counted_kl(marginal(T), prior.numpy())
+    steps = 0.0
+    for t in range(1, T + 1):
+        pair = marginal(t - 1, t)
+        for j in range(states):
+            at = pair[:, j].sum()
+            steps += at * counted_kl(pair[:, j] / at, reverse[t - 1][j].numpy())
+    assert start + steps == pytest.approx(joint, rel=1e-12)
+    entropy = -math.fsum(x * math.log(x) for x in data.tolist())
+    excess = float((data * chain_bound(forward, reverse, prior).total).sum()) - entropy
+    assert excess == pytest.approx(joint, rel=1e-11)
+    # Split at the other end: what the model draws is off by no more.
+    drawn = p.sum(tuple(range(1, T + 1)))
+    assert 0 < counted_kl(data.numpy(), drawn) < joint
+
+
+@pytest.mark.equation("eq-joint-kl")
+@pytest.mark.parametrize("T", [1, 2, 4])
+def test_for_a_normal_chain_too(T: int) -> None:
+    """Normal data, normal steps: chains are normal in T + 1 dimensions, where torch knows the divergence."""
+    schedule = Schedule([0.3, 0.5, 0.2, 0.6][:T])
+    data_mean, data_var = 0.7, 0.5
+    back = [  # p(x_{t-1} | x_t) = N(slope x_t + shift, var), and p(x_T) = N(0, 1)
+        (0.9 - 0.1 * t, 0.2 * t - 0.3, 0.4 + 0.1 * t) for t in range(T + 1)
+    ]
+
+    # Each member as a mixture of T + 1 independent normal numbers, and a mean.
+    q_rows, q_mean = torch.zeros(T + 1, T + 1, dtype=F64), torch.zeros(T + 1, dtype=F64)
+    q_rows[0, 0], q_mean[0] = data_var**0.5, data_mean
+    for t in range(1, T + 1):
+        kept = (1 - schedule.beta[t]).sqrt()
+        q_rows[t], q_mean[t] = kept * q_rows[t - 1], kept * q_mean[t - 1]
+        q_rows[t, t] = schedule.beta[t].sqrt()
+    p_rows, p_mean = torch.zeros_like(q_rows), torch.zeros_like(q_mean)
+    p_rows[T, T] = 1
+    for t in range(T, 0, -1):
+        slope, shift, var = back[t]
+        p_rows[t - 1], p_mean[t - 1] = slope * p_rows[t], slope * p_mean[t] + shift
+        p_rows[t - 1, t - 1] = var**0.5
+    q_cov, p_cov = q_rows @ q_rows.T, p_rows @ p_rows.T
+    joint = kl_divergence(
+        MultivariateNormal(q_mean, q_cov), MultivariateNormal(p_mean, p_cov)
+    ).item()
+
+    one, zero = torch.ones(1, dtype=F64), torch.zeros(1, dtype=F64)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(6)  # exact for squares
+    nodes, weights = torch.tensor(nodes), torch.tensor(weights / weights.sum())
+
+    def step_back(x_t: Tensor, t: int) -> tuple[Tensor, Tensor]:
+        slope, shift, var = back[t]
+        return slope * x_t + shift, var * one
+
+    # The bound as the code's pieces give it: averaged over x_0 (rows) and the noise (columns).
+    x_0, noise = torch.meshgrid(data_mean + data_var**0.5 * nodes, nodes, indexing="ij")
+    x_0, noise = x_0[..., None], noise[..., None]
+    last = schedule.alpha_bar[T]
+    loss = gaussian_kl(last.sqrt() * x_0, (1 - last) * one, zero, one)
+    for t in range(1, T + 1):
+        x_t = q_sample(x_0, t, noise, schedule)
+        if t == 1:
+            loss = loss - gaussian_log_prob(x_0, *step_back(x_t, t))
+        else:
+            known = posterior_mean(x_0, x_t, t, schedule)
+            var = posterior_variance(t, schedule) * one
+            loss = loss + gaussian_kl(known, var, *step_back(x_t, t))
+    entropy = 0.5 * math.log(2 * math.pi * math.e * data_var)
+    excess = float((weights[:, None] * weights * loss).sum()) - entropy
+    assert excess == pytest.approx(joint, rel=1e-10)
+
+    # Start and steps, with the true step back from the covariance of two neighbours.
+    total = gaussian_kl(q_mean[T:], q_cov[T, T:], zero, one).item()
+    for t in range(1, T + 1):
+        slope = q_cov[t - 1, t] / q_cov[t, t]
+        x_t = (q_mean[t] + q_cov[t, t].sqrt() * nodes)[:, None]
+        true_mean = q_mean[t - 1] + slope * (x_t - q_mean[t])
+        true_var = (q_cov[t - 1, t - 1] - slope * q_cov[t - 1, t])[None]
+        each = gaussian_kl(true_mean, true_var, *step_back(x_t, t))
+        total += float((weights * each).sum())
+    assert total == pytest.approx(joint, rel=1e-10)
 
 
 @pytest.mark.equation("eq-one-random-t")
