@@ -101,7 +101,7 @@ class Schedule:
     """A noise schedule: the tables beta, alpha and alpha_bar, for t = 0 ... T.
 
     Entry 0 of each table means "no noise yet": ``beta[0] = 0`` and
-    ``alpha[0] = alpha_bar[0] = 1``.
+    ``alpha[0] = alpha_bar[0] = 1``. The tables are on the CPU until `to` moves them.
 
     Args:
         beta: beta_1 ... beta_T, T numbers strictly between 0 and 1.
@@ -124,7 +124,9 @@ class Schedule:
     alpha_bar: Tensor
 
     def __init__(self, beta: Tensor | Sequence[float]) -> None:
-        steps = torch.as_tensor(beta, dtype=torch.float64)
+        if isinstance(beta, Tensor):
+            beta = beta.cpu()  # every schedule begins there: MPS has no float64
+        steps = torch.as_tensor(beta, dtype=torch.float64, device="cpu")
         if steps.dim() != 1 or len(steps) == 0:
             raise ValueError(
                 "beta: expected beta_1 ... beta_T in one dimension, "
@@ -155,7 +157,11 @@ class Schedule:
 
         Equation: def-linear. Paper: section 4.
         """
-        return cls(torch.linspace(beta_1, beta_T, _positive(T), dtype=torch.float64))
+        return cls(
+            torch.linspace(
+                beta_1, beta_T, _positive(T), dtype=torch.float64, device="cpu"
+            )
+        )
 
     @classmethod
     def cosine(cls, T: int = 1000, s: float = 0.008) -> Self:
@@ -170,7 +176,7 @@ class Schedule:
         """
         if s < 0:
             raise ValueError(f"s: expected a number >= 0, got {s}")
-        t = torch.arange(_positive(T) + 1, dtype=torch.float64)
+        t = torch.arange(_positive(T) + 1, dtype=torch.float64, device="cpu")
         f = torch.cos((t / T + s) / (1 + s) * math.pi / 2) ** 2
         return cls((1 - f[1:] / f[:-1]).clamp(max=0.999))
 
@@ -185,7 +191,8 @@ class Schedule:
     def to(self, device: torch.device | str) -> Self:
         """Return the same schedule with its tables on `device`.
 
-        They are float32 on MPS, which has no float64.
+        They are float32 on MPS, which has no float64; there 1 - alpha_bar, at the smallest
+        t of 1,000, is off by up to a thousandth.
         """
         dtype = torch.float32 if torch.device(device).type == "mps" else torch.float64
         moved = copy.copy(self)
@@ -304,9 +311,9 @@ def q_step(
 
 
 # %% [markdown]
-# Here are both schedules, and what they do to a picture's share $\bar\alpha_t$.
+# Here are both schedules, and what they do to $\bar\alpha_t$, the share of the picture's power that is left.
 
-# %% mystnb={"image": {"alt": "Two panels against t from 0 to 1000. Left: beta. The linear schedule is a straight line up to 0.02; the cosine schedule stays below it for most of the time and then shoots up and leaves the picture at the top. Right: alpha-bar. The linear schedule has lost nearly everything by t = 600; the cosine schedule falls gently from 1 to 0 over the whole range."}} tags=["active-ipynb"]
+# %% mystnb={"image": {"alt": "Two panels against t from 0 to 1000. Left: beta. The linear schedule is a straight line up to 0.02; the cosine schedule stays below it until about t = 890, then shoots up and leaves the frame at the top. Right: alpha-bar, the share of the power that is left. The linear schedule has lost nearly everything by t = 600; the cosine schedule falls gently from 1 to 0 over the whole range."}} tags=["active-ipynb"]
 # import matplotlib.pyplot as plt
 #
 # from ddpm_nb import _figures as fig
@@ -323,9 +330,7 @@ def q_step(
 #     left.plot(t[1:], schedule.beta[1:], color=color)
 #     right.plot(t, schedule.alpha_bar, color=color)
 # left.set(ylim=(0, 0.05), xlabel="t", ylabel=r"$\beta_t$", title="noise added at step t")
-# right.set(
-#     xlabel="t", ylabel=r"$\bar\alpha_t$", title="share of the picture that is left"
-# )
+# right.set(xlabel="t", ylabel=r"$\bar\alpha_t$", title="share of the power that is left")
 # fig.label_line(left, 560, 0.0135, "linear", fig.BLUE, ha="right", va="bottom")
 # fig.label_line(left, 880, 0.03, "cosine", fig.ORANGE, ha="right")
 # fig.label_line(right, 180, 0.45, "linear", fig.BLUE, ha="right")
@@ -457,7 +462,7 @@ def q_sample(x_0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) ->
 # print("walk and jump meet, to 12 digits:", torch.allclose(x, jump, rtol=0, atol=1e-12))
 # for t in (1, 2, 100, 500):
 #     last = linear.beta[t] / (1 - linear.alpha_bar[t])
-#     print(f"share of the last step in the total noise at t = {t}: {last:.1%}")
+#     print(f"share of the last step in the variance of the noise at t = {t}: {last:.1%}")
 
 # %% [markdown]
 # The last step's share of the variance is $\beta_t/(1-\bar\alpha_t)$: at $t = 500$ only about one hundredth. Remember this when we walk back: the network will predict the *total* noise, and a step back removes only a small share of it, except for the last few.
@@ -504,7 +509,7 @@ def q_sample(x_0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) ->
 # %% [markdown]
 # And on a picture. Below is a handwritten digit (from scikit-learn's set of 8×8 scans). In the first row it walks with a fresh $w_t$ at each step. In the second it jumps to each $t$ with one and the same $\varepsilon$. Any single picture differs, because the noise differs; how *much* of the digit is left is the same.
 
-# %% mystnb={"image": {"alt": "Two rows of a handwritten zero at t = 0, 50, 100, 200, 400 and 1000. In both rows the digit is clear at 50, dim at 200, a guess at 400 and gone at 1000; only the grain of the noise differs between the rows."}} tags=["active-ipynb"]
+# %% mystnb={"image": {"alt": "Two rows of a handwritten zero at t = 0, 50, 100, 200, 400 and 1000. In both rows the digit is clear at 50 and 100, torn by noise at 200, a guess at 400 and gone at 1000; only the grain of the noise differs between the rows."}} tags=["active-ipynb"]
 # from sklearn.datasets import load_digits
 #
 # digit = torch.tensor(load_digits().images[0] / 8 - 1, dtype=torch.float32)[None, None]
@@ -550,7 +555,7 @@ def q_sample(x_0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) ->
 # %% [markdown]
 # With $T = 100$ more than a third of the signal's power is still there at the end. A sampler that starts from pure noise then starts from a place where the forward process never arrives. When you change $T$, scale the $\beta_t$ by $1000/T$ (for $T$ above 20; at 20 and below, $\beta_T$ would reach 1), or use the cosine schedule, which is defined through $t/T$.
 
-# %% mystnb={"image": {"alt": "Two panels. Left: log signal-to-noise ratio against t over T for three schedules. Linear with 1000 steps falls from about 9 to minus 10; cosine falls in a long even slope and dives at the end, below the edge of the picture; linear with 100 steps stops near minus 0.6, far above the other two. Right: a digit noised at t over T = 0.1, 0.3, 0.5, 0.7 and 1, for each schedule; with linear T = 100 the digit is still readable at the end."}} tags=["active-ipynb"]
+# %% mystnb={"image": {"alt": "Two panels. Left: log signal-to-noise ratio against t over T for three schedules. Linear with 1000 steps falls from about 9 to minus 10; cosine falls in a long even slope and dives at the end, below the edge of the picture; linear with 100 steps stops near minus 0.6, far above the other two. Right: a zero noised at t over T = 0.1, 0.3, 0.5, 0.7 and 1, with the same noise for each schedule. With linear and cosine nothing of it is left at the end; with linear T = 100 its outline still shows through at the end, though the noise in it makes it read as a five."}} tags=["active-ipynb"]
 # figure = plt.figure(figsize=(7.4, 2.9))
 # left, right = figure.subfigures(1, 2, width_ratios=(1, 1.15))
 # ax = left.subplots()
@@ -590,7 +595,7 @@ def q_sample(x_0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) ->
 #
 # **Swapping the square roots.** The lecture's slide, as the notes report it, had the step wrong; the notes give the right form without saying what the slide had. The natural slip is $x_t = \sqrt{\beta_t}\,x_{t-1} + \sqrt{1-\beta_t}\,w_t$. It is a sneaky one: the variance *still* stays 1, since the squares of the factors still add to 1. But $\beta_1 = 0.0001$, so after a single step the picture's share of the power is one ten-thousandth.
 #
-# **Taking $\alpha_t$ for $\bar\alpha_t$.** The jump with the product's bar forgotten is one step's worth of noise at any $t$. The picture never becomes noise: at $t = 1000$ its share is still $\alpha_{1000} = 0.98$.
+# **Taking $\alpha_t$ for $\bar\alpha_t$.** The jump with the product's bar forgotten is one step's worth of noise at any $t$. The picture never becomes noise: at $t = 1000$ its share of the power is still $\alpha_{1000} = 0.98$.
 
 # %% mystnb={"image": {"alt": "Three rows of the same handwritten zero at t = 1, 100, 400 and 1000. Right formula: clear, noisy, faint, gone. Swapped roots: pure noise already at t = 1. Bar forgotten: the zero is clearly visible at every t, even at 1000."}} tags=["active-ipynb"]
 # def swapped_walk(t):

@@ -1,6 +1,8 @@
 """Schedules, one step, and the jump: against exact fractions, quadrature and simulation."""
 
 import dataclasses
+import math
+from collections.abc import Callable
 
 import mpmath
 import numpy as np
@@ -39,6 +41,11 @@ def test_tables_are_products_of_exact_fractions(T: int) -> None:
     for table in (schedule.beta, schedule.alpha, schedule.alpha_bar):
         assert table.shape == (T + 1,)
         assert table.dtype == F64
+
+
+@pytest.mark.equation("def-linear")
+def test_a_single_step_has_beta_1() -> None:
+    assert Schedule.linear(1, 0.3, 0.7).beta.tolist() == [0, 0.3]
 
 
 @pytest.mark.equation("def-linear")
@@ -217,6 +224,17 @@ def test_snr_is_power_over_power(linear: Schedule, t: int) -> None:
 
 
 @pytest.mark.equation("def-snr")
+@pytest.mark.parametrize(
+    ("beta", "snr"), [([0.5], 1), ([0.2], 4), ([0.5, 0.5, 0.2], 0.25)]
+)
+def test_snr_of_round_numbers(beta: list[float], snr: float) -> None:
+    """Half and half, four fifths to one fifth, and a product of three: 1, 4 and 1/4."""
+    last = Schedule(beta).log_snr[-1]
+    assert last.item() == pytest.approx(math.log(snr), abs=1e-14)
+    assert last.dtype == F64
+
+
+@pytest.mark.equation("def-snr")
 def test_snr_falls_from_infinity(linear: Schedule) -> None:
     assert linear.log_snr[0] == torch.inf
     assert (linear.log_snr.diff() < 0).all()
@@ -228,6 +246,8 @@ def test_time_zero_is_the_picture_itself(linear: Schedule) -> None:
     assert torch.equal(q_sample(x_0, 0, noise, linear), x_0)
 
 
+@pytest.mark.equation("def-step")
+@pytest.mark.equation("eq-forward")
 def test_each_picture_gets_its_own_time(linear: Schedule) -> None:
     x, noise = torch.randn(2, 3, 2, 4, 4)
     t = torch.tensor([1, 500, 1000])
@@ -240,12 +260,26 @@ def test_each_picture_gets_its_own_time(linear: Schedule) -> None:
         assert torch.equal(together, torch.cat(apart))
 
 
+@pytest.mark.equation("def-step")
+@pytest.mark.equation("eq-forward")
 def test_factors_are_rounded_once(linear: Schedule) -> None:
-    """sqrt(1 - alpha_bar_1) = 0.01 to float32's last digit; computed in float32 it would be off in the fifth."""
-    noise = torch.ones(1, dtype=torch.float32)
-    assert q_sample(torch.zeros_like(noise), 1, noise, linear).item() == np.float32(
-        0.01
-    )
+    """Half a unit in float32's last digit from the exact factor, at every t.
+
+    With 1 - alpha_bar taken in float32 the first factor of the noise would be off in its fifth digit.
+    """
+    beta = [float(b) for b in linear_beta(1000)[1:]]
+    bar = alpha_bar(linear_beta(1000))[1:]
+    exact = {
+        q_step: ([(1 - b) ** 0.5 for b in beta], [b**0.5 for b in beta]),
+        q_sample: ([b**0.5 for b in bar], [(1 - b) ** 0.5 for b in bar]),
+    }
+    one, zero, t = torch.ones(1000), torch.zeros(1000), torch.arange(1, 1001)
+    for step, (signal, noise) in exact.items():
+        for x, w, factor in ((one, zero, signal), (zero, one, noise)):
+            got = step(x, t, w, linear)
+            assert got.dtype == torch.float32
+            error = np.abs(got.double().numpy() - factor)
+            assert (error < 0.501 * np.spacing(got.numpy())).all()
 
 
 @pytest.mark.equation("def-alpha-bar")
@@ -274,14 +308,51 @@ def test_cosine_refuses_negative_offset() -> None:
         Schedule.cosine(10, -0.1)
 
 
+TABLES = ("beta", "alpha", "alpha_bar")
+
+
 @pytest.mark.equation("def-alpha-bar")
 def test_schedule_is_frozen_and_moves(linear: Schedule) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         linear.T = 5
     moved = linear.to("meta")
-    assert moved.alpha_bar.device.type == "meta"
     assert moved.T == 1000
-    assert linear.alpha_bar.device.type == "cpu"
+    for name in TABLES:
+        assert getattr(moved, name).device.type == "meta"
+        assert getattr(moved, name).dtype == F64
+        assert getattr(linear, name).device.type == "cpu"
+    for name in TABLES:
+        assert torch.equal(getattr(linear.to("cpu"), name), getattr(linear, name))
+
+
+@pytest.mark.equation("def-alpha-bar")
+@pytest.mark.parametrize(
+    "make", [Schedule.linear, Schedule.cosine, lambda: Schedule([0.1, 0.2])]
+)
+def test_a_schedule_begins_on_the_cpu(make: Callable[[], Schedule]) -> None:
+    """Also where torch was told to make its tensors elsewhere."""
+    with torch.device("meta"):
+        schedule = make()
+    for name in TABLES:
+        assert torch.equal(getattr(schedule, name), getattr(make(), name))
+
+
+@pytest.mark.equation("def-alpha-bar")
+@pytest.mark.parametrize("make", [Schedule.linear, Schedule.cosine])
+def test_where_there_is_no_float64_the_tables_are_float32(
+    make: Callable[[], Schedule], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On MPS: each table rounded once; 1 - alpha_bar, which loses digits there, still good to a thousandth."""
+    schedule, to = make(), torch.Tensor.to
+    with monkeypatch.context() as patch:  # only the type of the move: there is no MPS
+        patch.setattr(torch.Tensor, "to", lambda x, device, dtype: to(x, dtype))
+        moved = schedule.to("mps")
+    for name in TABLES:
+        exact = getattr(schedule, name)
+        assert getattr(moved, name).dtype == torch.float32
+        assert torch.equal(getattr(moved, name), exact.float())
+    lost = (1 - moved.alpha_bar[1:]) / (1 - schedule.alpha_bar[1:]) - 1
+    assert lost.abs().max() < 1e-3
 
 
 @pytest.mark.parametrize("t", [0, 1001, torch.tensor([1, 0]), torch.tensor([1001]), -1])
@@ -327,3 +398,14 @@ def test_one_time_a_picture(linear: Schedule) -> None:
     with pytest.raises(ValueError, match=r"shape \(3,\)"):
         q_sample(x, torch.tensor([1, 2]), x, linear)
     assert per_picture(torch.tensor([1.0, 2.0, 3.0]), x).shape == (3, 1)
+
+
+@pytest.mark.parametrize("shape", [(), (3,)])
+def test_a_factor_comes_in_the_type_and_on_the_device_of_the_pictures(
+    shape: tuple[int, ...],
+) -> None:
+    value = torch.full(shape, 0.5, dtype=F64)
+    for dtype, device in ((torch.float32, "cpu"), (torch.bfloat16, "meta")):
+        got = per_picture(value, torch.zeros(3, 2, dtype=dtype, device=device))
+        assert got.dtype == dtype
+        assert got.device.type == device
