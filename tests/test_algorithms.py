@@ -1,6 +1,8 @@
 """Algorithms 1 and 2: the sampler against a known distribution and against diffusers, the loop against its promises."""
 
 import math
+import re
+import warnings
 from collections.abc import Callable, Iterator
 from itertools import islice
 
@@ -19,7 +21,8 @@ from ddpm_nb.algorithms import (
 )
 from ddpm_nb.forward import Schedule
 from ddpm_nb.likelihood import GaussianMixture
-from ddpm_nb.posterior import optimal_noise
+from ddpm_nb.loss import denoising_mean, optimal_variance, vlb_weight
+from ddpm_nb.posterior import noised_mixture, optimal_noise, posterior_variance
 
 F64 = torch.float64
 ANGLE = torch.arange(5) * 2 * math.pi / 5
@@ -72,6 +75,189 @@ def test_samples_with_the_exact_noise_pass_as_data(
     assert two_sample_p(x, TRUTH) > 0.01
 
 
+@pytest.mark.equation("eq-sampling-step")
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_the_test_sees_large_steps_as_well_as_mistakes(seed: int) -> None:
+    """Fifty steps with the small variance: no mistake, and yet the samples are not the data."""
+    x = sample(
+        optimal_noise(RING, FIFTY),
+        (5000, 2),
+        FIFTY,
+        variance="small",
+        generator=generator(seed),
+        dtype=F64,
+    )
+    assert two_sample_p(x, RING.sample(5000, generator(100 + seed)).double()) < 1e-3
+
+
+def end_variance(schedule: Schedule, variance: str, s: float) -> float:
+    """The variance of x_0 for data N(0, s^2): each step back is the regression of x_{t-1} on x_t, plus noise."""
+    kept = [1.0]
+    for beta in schedule.beta[1:].tolist():
+        kept.append(kept[-1] * (1 - beta))
+    at = [k * s**2 + 1 - k for k in kept]  # the variance of x_t
+    result = 1.0
+    for t in range(schedule.T, 0, -1):
+        beta = 1 - kept[t] / kept[t - 1]
+        slope = (1 - beta) ** 0.5 * at[t - 1] / at[t]  # covariance over variance
+        spread = beta * (
+            1 if variance == "large" else (1 - kept[t - 1]) / (1 - kept[t])
+        )
+        result = slope**2 * result + (spread if t > 1 else 0)
+    return result
+
+
+NORMAL = GaussianMixture([1.0], [[0.0]], [0.5])
+
+
+@pytest.mark.equation("eq-sampler-variance")
+@pytest.mark.equation("eq-sampling-step")
+@pytest.mark.parametrize("variance", ["large", "small"])
+@pytest.mark.parametrize("T", [2, 10, 50])
+def test_samples_of_normal_data_have_the_exact_variance(T: int, variance: str) -> None:
+    """However large the steps are, what Algorithm 2 returns is known for these data."""
+    n, schedule = 200_000, Schedule.cosine(T=T, s=0.05)
+    x = sample(
+        optimal_noise(NORMAL, schedule),
+        (n, 1),
+        schedule,
+        variance=variance,
+        generator=generator(1),
+        dtype=F64,
+    )
+    expected = end_variance(schedule, variance, 0.5)
+    assert abs(x.var() / expected - 1) < 4 * (2 / n) ** 0.5
+    assert abs(expected / 0.25 - 1) > 4 * (2 / n) ** 0.5  # and it is not the data's
+
+
+@pytest.mark.equation("eq-without-noise")
+def test_without_noise_a_normal_chain_shrinks_by_every_root() -> None:
+    """Data N(0, 1): line 4 alone takes x_T to x_T times the root of alpha-bar_T."""
+    schedule = Schedule.linear()
+    unit = optimal_noise(GaussianMixture([1.0], [[0.0]], [1.0]), schedule)
+    x_T = torch.tensor([[-2.0], [0.1], [3.0]], dtype=F64)
+    x = x_T
+    for t in range(1000, 0, -1):
+        x = denoising_mean(x, t, unit(x, t), schedule)
+    log_shrunk = 0.5 * sum(math.log1p(-b) for b in schedule.beta[1:].tolist())
+    assert torch.allclose(x, x_T * math.exp(log_shrunk), rtol=1e-9, atol=0)
+    assert math.exp(log_shrunk) < 0.01
+
+
+@pytest.mark.equation("eq-line-4-drift")
+def test_line_4_without_noise_moves_by_half_of_x_and_the_whole_score() -> None:
+    """The score by automatic differentiation; what is left over falls in proportion to beta."""
+    left = []
+    for beta in (1e-3, 1e-4, 1e-5):
+        schedule = Schedule([0.5, beta])
+        x = torch.linspace(-2.5, 2.5, 40, dtype=F64).reshape(20, 2).requires_grad_()
+        log_q = noised_mixture(RING, 2, schedule).log_prob(x).sum()
+        (score,) = torch.autograd.grad(log_q, x)
+        x = x.detach()
+        noise = optimal_noise(RING, schedule)(x, 2)
+        move = (denoising_mean(x, 2, noise, schedule) - x) / beta
+        left.append((move - (x / 2 + score)).abs().max().item())
+    assert left[0] < 0.01
+    assert left[1] / left[0] == pytest.approx(0.1, rel=0.05)
+    assert left[2] / left[1] == pytest.approx(0.1, rel=0.05)
+
+
+POINTS = torch.tensor(
+    [[0.5, -0.5, 0.1], [0.4, -0.3, 0.1], [-0.9, 0.2, 0.6], [0.0, 0.8, -0.7]], dtype=F64
+)
+
+
+def training_set_noise(x_t: Tensor, kept: float) -> Tensor:
+    """The equation: a softmax of distances to the training points."""
+    square = ((x_t[:, None] - kept**0.5 * POINTS) ** 2).sum(-1)
+    weight = torch.softmax(-square / (2 * (1 - kept)), dim=1)
+    return (x_t - kept**0.5 * (weight @ POINTS)) / (1 - kept) ** 0.5
+
+
+@pytest.mark.equation("eq-training-set-noise")
+@pytest.mark.parametrize("t", [1, 4, 10, 40])
+def test_the_perfect_network_of_a_training_set_is_a_softmax_over_it(t: int) -> None:
+    """It is the limit of narrow bumps, and no other answer has a smaller loss on the training set."""
+    schedule = Schedule.cosine(T=40)
+    kept = schedule.alpha_bar[t].item()
+    narrow = optimal_noise(GaussianMixture([0.25] * 4, POINTS, [1e-7] * 4), schedule)
+    which = torch.arange(4000) % 4
+    noise = torch.randn(4000, 3, dtype=F64, generator=generator())
+    x_t = kept**0.5 * POINTS[which] + (1 - kept) ** 0.5 * noise
+    answer = training_set_noise(x_t, kept)
+    assert torch.allclose(answer, narrow(x_t, t), rtol=0, atol=1e-6)
+    # The slope of the loss is zero in every direction: against functions of x_t, with its error bar.
+    error = noise - answer
+    for direction in (torch.ones_like(x_t), x_t, x_t.sin(), answer, (3 * x_t).cos()):
+        product = (error * direction).sum(1)
+        assert abs(product.mean()) <= 4 * product.std() / 4000**0.5 + 1e-12
+
+
+def test_the_perfect_network_of_a_training_set_recites_it() -> None:
+    schedule = Schedule.cosine(T=200)
+    narrow = optimal_noise(GaussianMixture([0.25] * 4, POINTS, [1e-4] * 4), schedule)
+    x = sample(narrow, (64, 3), schedule, generator=generator(), dtype=F64)
+    distance, which = torch.cdist(x, POINTS).min(dim=1)
+    assert distance.max() < 1e-3
+    assert len(which.unique()) == 4
+
+
+@pytest.mark.equation("eq-vlb-weight")
+@pytest.mark.equation("eq-best-guess")
+@pytest.mark.equation("eq-optimal-variance")
+def test_the_gap_of_the_perfect_network_is_what_its_steps_diverge() -> None:
+    """The bound above the entropy, by formulas and a grid; and draws of each step back, with their error bar."""
+    t = torch.arange(1, 51)
+    exact, beta = optimal_noise(RING, FIFTY), FIFTY.beta[1:]
+    axis = torch.arange(-6, 6, 0.1, dtype=F64)
+    grid = torch.cartesian_prod(axis, axis)
+
+    def integral(values: Tensor, time: int) -> Tensor:
+        return (noised_mixture(RING, time, FIFTY).log_prob(grid).exp() @ values) * 0.01
+
+    floor = torch.stack(
+        [1 - integral(exact(grid, i).square().mean(1), i) for i in range(1, 51)]
+    )
+    entropy = -integral(RING.log_prob(grid), 0)
+    last, square = FIFTY.alpha_bar[-1], RING.sample(10**5, generator()).square().mean()
+    ratio = posterior_variance(t[1:], FIFTY) / beta[1:]
+    gap = (
+        last * square - last - (1 - last).log()  # the prior
+        + (ratio - 1 - ratio.log()).sum()
+        + (2 * math.pi * beta[0]).log()
+        + (2 * vlb_weight(t, FIFTY) * floor).sum()
+        - entropy
+    )  # fmt: skip
+    kept = FIFTY.alpha_bar[t]
+    best = optimal_variance(t, FIFTY, floor * (1 - kept) / kept)
+    saved = (best / beta - 1 - (best / beta).log()).sum()
+
+    def log_normal(x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+        return -((x - mean).square().sum(1) / var) / 2 - (2 * math.pi * var).log()
+
+    n, rng = 20_000, generator(1)
+    costs, error = torch.zeros(2, dtype=F64), torch.zeros(2, dtype=F64)
+    for i in range(1, 51):
+        before, alpha = FIFTY.alpha_bar[i - 1], FIFTY.alpha[i]
+        x_0 = RING.sample(n, rng).double()
+        z, w = torch.randn(2, n, 2, dtype=F64, generator=rng)
+        x_s = before.sqrt() * x_0 + (1 - before).sqrt() * z
+        x_t = alpha.sqrt() * x_s + (1 - alpha).sqrt() * w
+        true = (  # Bayes' rule for x_{t-1} given x_t
+            noised_mixture(RING, i - 1, FIFTY).log_prob(x_s)
+            + log_normal(x_t, alpha.sqrt() * x_s, 1 - alpha)
+            - noised_mixture(RING, i, FIFTY).log_prob(x_t)
+        )
+        mean = denoising_mean(x_t, i, exact(x_t, i), FIFTY)
+        for j, var in enumerate((beta[i - 1], best[i - 1])):
+            cost = true - log_normal(x_s, mean, var)
+            costs[j] += cost.mean()
+            error[j] += cost.var() / n
+    for cost, expected, variance in zip(costs, (gap, gap - saved), error, strict=True):
+        assert abs(cost - expected) < 4 * variance.sqrt() < 0.3 * expected
+    assert saved > 0.2 * gap
+
+
 class WrongTime:
     """The exact network, asked about t - 1."""
 
@@ -103,7 +289,7 @@ def with_wrong_sigma(monkeypatch: pytest.MonkeyPatch) -> Tensor:
 
 
 def test_the_test_rejects_wrong_samplers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A two-sample test that accepts everything would prove nothing."""
+    """A two-sample test that accepts everything would prove nothing. The correct one passes, above."""
     wrong_time = sample(
         WrongTime(), (5000, 2), FIFTY, generator=generator(1), dtype=F64
     )
@@ -160,7 +346,7 @@ def test_one_step_has_the_stated_mean_and_variance(variance: str) -> None:
 def test_every_step_is_that_of_diffusers(
     variance: str, theirs: str, clip: bool
 ) -> None:
-    """The same tables, the same network, the same noise: the same x, step by step, to 1e-10."""
+    """The same tables, the same network, the same noise: the same x and predicted picture, step by step."""
     from diffusers import DDPMScheduler
 
     schedule = Schedule.linear(T=40, beta_1=1e-3, beta_T=0.3)
@@ -196,8 +382,12 @@ def test_every_step_is_that_of_diffusers(
     for step in ours:
         t = step.t  # theirs counts from 0
         noise = network(x, torch.full((6,), t + 1))
-        x = scheduler.step(noise, t, x, generator=rng).prev_sample
+        out = scheduler.step(noise, t, x, generator=rng)
+        x = out.prev_sample
         assert torch.allclose(step.x, x, rtol=0, atol=1e-10), f"t = {t + 1}"
+        assert torch.allclose(
+            step.x_0_hat, out.pred_original_sample, rtol=0, atol=1e-9
+        ), f"t = {t + 1}"
 
 
 @pytest.mark.equation("eq-sampling-step")
@@ -227,18 +417,83 @@ def test_modes_come_back_even_when_the_network_fails() -> None:
 
 
 @pytest.mark.equation("eq-sampling-step")
-def test_no_noise_at_the_last_step() -> None:
-    """The last step must not depend on the generator: two runs that differ only there agree."""
-    schedule = Schedule([0.2])
-    x = sample(
-        lambda x, t: torch.zeros_like(x),
-        (4, 1),
-        schedule,
-        generator=generator(),
-        dtype=F64,
+@pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize("variance", ["large", "small"])
+def test_no_noise_at_the_last_step(variance: str, clip: bool) -> None:
+    """Two runs whose generators differ from the step to x_t on: the same x_0 for t = 1, another for t = 2."""
+
+    def run(reached: int, seed: int) -> Tensor:
+        rng = generator()
+        for step in sample_steps(
+            optimal_noise(RING, FIFTY),
+            (4, 2),
+            FIFTY,
+            variance=variance,
+            clip=clip,
+            generator=rng,
+            dtype=F64,
+        ):
+            if step.t == reached:
+                rng.manual_seed(seed)
+        return step.x
+
+    assert torch.equal(run(1, seed=1), run(1, seed=2))
+    assert not torch.equal(run(2, seed=1), run(2, seed=2))
+
+
+@pytest.mark.equation("eq-sampling-step")
+@pytest.mark.parametrize("T", [1, 3])
+def test_the_last_step_is_the_mean(T: int) -> None:
+    """A network that answers 0: the last step only undoes the shrinking."""
+    steps = list(
+        sample_steps(
+            lambda x, t: torch.zeros_like(x),
+            (4, 1),
+            Schedule([0.2, 0.3, 0.4][:T]),
+            generator=generator(),
+            dtype=F64,
+        )
     )
-    x_1 = torch.randn(4, 1, dtype=F64, generator=generator())
-    assert torch.allclose(x, x_1 / 0.8**0.5, rtol=1e-14, atol=0)
+    x_1 = steps[-2].x if T > 1 else torch.randn(4, 1, dtype=F64, generator=generator())
+    assert torch.allclose(steps[-1].x, x_1 / 0.8**0.5, rtol=1e-14, atol=0)
+
+
+@pytest.mark.equation("eq-sampling-step")
+@pytest.mark.parametrize("dtype", [None, F64])
+@pytest.mark.parametrize("clip", [None, False, True])
+@pytest.mark.parametrize("variance", [None, "large", "small"])
+def test_sample_is_the_end_of_the_same_steps(
+    variance: str | None, clip: bool | None, dtype: torch.dtype | None
+) -> None:
+    """Whatever is asked for is handed on; what is not asked for is the large variance, no clipping, float32."""
+
+    def wide(x: Tensor, t: Tensor) -> Tensor:
+        return -x.sin()  # pictures beyond [-1, 1], so that clipping shows
+
+    schedule = Schedule.linear(T=12, beta_1=0.01, beta_T=0.3)
+    asked = {"variance": variance, "clip": clip, "dtype": dtype}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    ends = {
+        (v, c): list(
+            sample_steps(
+                wide,
+                (3, 2),
+                schedule,
+                variance=v,
+                clip=c,
+                generator=generator(),
+                dtype=dtype,
+            )
+        )[-1].x
+        for v in ("large", "small")
+        for c in (False, True)
+    }
+    x = sample(wide, (3, 2), schedule, generator=generator(), **asked)
+    *_, last = sample_steps(wide, (3, 2), schedule, generator=generator(), **asked)
+    same = [key for key, end in ends.items() if torch.equal(end, x)]
+    assert same == [(variance or "large", bool(clip))]
+    assert torch.equal(last.x, x)
+    assert x.dtype == (dtype or torch.float32)
 
 
 def test_clipping_keeps_the_predicted_picture_in_range() -> None:
@@ -313,29 +568,143 @@ def test_training_finds_the_constant_noise_of_a_single_point() -> None:
     assert losses[-1] < 1e-5 < losses[0]
 
 
+class OneWeight(nn.Module):
+    """noise = w x_t, in float64; it writes down what it was asked, and in which mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor(0.3, dtype=F64))
+        self.asked: list[tuple[Tensor, Tensor, bool]] = []
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        self.asked.append((x.clone(), t.clone(), self.training))
+        return self.w * x
+
+
 @pytest.mark.equation("def-training-step")
-def test_a_training_step_is_one_gradient_step_and_counts_from_one() -> None:
-    """Line 5 by hand, with plain gradient descent: the new weight is the old one minus lr times the slope."""
-    torch.manual_seed(0)
-    net = Recorder()
-    old = net.layer.weight.detach().clone()
+@pytest.mark.parametrize("mode", [True, False], ids=["train mode", "eval mode"])
+def test_a_training_step_is_one_gradient_step_and_counts_from_one(mode: bool) -> None:
+    """Three steps of line 5 by hand, with the slope of a one-weight network from calculus."""
+    alpha_bar = (0.7, 0.7 * 0.6)
+    x_0 = torch.randn(5, 3, 2, dtype=F64, generator=generator(1))
+    net = OneWeight().train(mode)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     steps = train_steps(
-        net,
-        endless(torch.ones(8, 1)),
-        Schedule([0.5]),
-        optimizer,
-        generator=generator(),
+        net, endless(x_0), Schedule([0.3, 0.4]), optimizer, generator=generator()
     )
-    record = next(steps)
-    assert record.step == 1
-    assert not record.loss.requires_grad
-    assert torch.equal(net.layer.weight, old - 0.1 * net.layer.weight.grad)
-    slope = net.layer.weight.grad.clone()
-    assert next(steps).step == 2
-    assert not torch.equal(
-        net.layer.weight.grad, slope
-    )  # zeroed in between, not added up
+    weight = 0.3
+    for number in (1, 2, 3):  # the slopes of earlier steps must be gone
+        record = next(steps)
+        x_t, t, training = net.asked[-1]
+        kept = torch.tensor([alpha_bar[i - 1] for i in t.tolist()], dtype=F64)
+        kept = kept.reshape(5, 1, 1)
+        noise = (x_t - kept.sqrt() * x_0) / (1 - kept).sqrt()
+        error = noise - weight * x_t
+        assert record.step == number
+        assert record.loss.item() == pytest.approx((error**2).mean().item(), rel=1e-9)
+        assert not record.loss.requires_grad
+        assert training is net.training is mode
+        weight += (
+            0.1 * 2 * (error * x_t).mean().item()
+        )  # minus the rate times the slope
+        assert net.w.item() == pytest.approx(weight, rel=1e-9)
+
+
+@pytest.mark.equation("def-training-step")
+def test_every_draw_of_training_comes_from_the_generator() -> None:
+    """Times and noises: the same seed trains the same network, whatever torch's own seed is."""
+
+    def weight(seed: int, global_seed: int) -> float:
+        torch.manual_seed(global_seed)
+        before = torch.get_rng_state()
+        net = OneWeight()
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        batches = endless(torch.ones(4, 1, dtype=F64))
+        schedule = Schedule.linear(T=50)
+        train(net, batches, schedule, optimizer, 3, generator=generator(seed))
+        assert torch.equal(torch.get_rng_state(), before)
+        return net.w.item()
+
+    assert weight(0, 1) == weight(0, 2) != weight(1, 1)
+
+
+PICTURES = torch.linspace(-1, 1, 32).reshape(2, 1, 4, 4)
+
+
+def warnings_of_training(batches: list[Tensor]) -> list[str]:
+    net = OneWeight()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        train(net, batches, Schedule([0.5]), optimizer, 10)
+    return [str(warning.message) for warning in caught]
+
+
+@pytest.mark.parametrize(
+    ("batch", "range_"),
+    [
+        ((PICTURES + 1) / 2, r"\[0, 1\]"),
+        ((PICTURES + 1) * 127.5, r"\[0, 255\]"),
+        (PICTURES * 1.5, r"\[-1.5, 1.5\]"),
+        (PICTURES * float("nan"), r"\[nan, nan\]"),
+    ],
+    ids=["0 to 1", "0 to 255", "above 1", "nan"],
+)
+def test_pictures_on_another_scale_are_one_warning_that_says_what_to_do(
+    batch: Tensor, range_: str
+) -> None:
+    (message,) = warnings_of_training([batch] * 3)
+    assert re.search(
+        f"batches: .* lies in {range_}.* x / 127.5 - 1.* 2 \\* x - 1", message
+    )
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [
+        [PICTURES],
+        [PICTURES[:1] * 0.1 - 0.2],  # a dark one
+        [PICTURES.double() * 1.0],
+        [PICTURES, PICTURES * 2],  # one look, at the first batch
+        [torch.full((4, 2), 7.0)],  # points of the plane
+        [torch.full((4, 16), 7.0)],
+        [],
+    ],
+    ids=["[-1, 1]", "dark", "float64", "later", "points", "flat", "none"],
+)
+def test_other_data_train_without_a_word(batches: list[Tensor]) -> None:
+    assert warnings_of_training(batches) == []
+
+
+def test_pictures_of_whole_numbers_are_refused() -> None:
+    with pytest.raises(
+        TypeError, match=r"x_0: expected a floating-point tensor, got torch\.uint8"
+    ):
+        warnings_of_training([torch.zeros(2, 1, 4, 4, dtype=torch.uint8)])
+
+
+def test_the_look_at_the_first_batch_waits_for_a_device_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A number that leaves a tensor is a wait on a GPU: pictures cost one read more than points, in three steps."""
+    reads: list[int] = []
+    for name in ("tolist", "item", "__float__", "__bool__", "__int__"):
+        real = getattr(Tensor, name)
+
+        def counted(self: Tensor, real: Callable[..., object] = real) -> object:
+            reads.append(self.numel())
+            return real(self)
+
+        monkeypatch.setattr(Tensor, name, counted)
+
+    def reads_of(x_0: Tensor) -> int:
+        reads.clear()
+        net = OneWeight()
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        assert len(list(train_steps(net, [x_0] * 3, Schedule([0.5]), optimizer))) == 3
+        return len(reads)
+
+    assert reads_of(PICTURES) == reads_of(PICTURES.flatten(1)) + 1
 
 
 @pytest.mark.equation("def-training-step")
@@ -357,14 +726,31 @@ def test_training_stops_when_the_batches_end_or_the_reader_leaves() -> None:
 
 
 @pytest.mark.equation("def-training-step")
-def test_minibatches_show_every_picture_once_a_round() -> None:
-    x = torch.arange(12)
-    batches = list(islice(minibatches(x, 4, generator()), 6))
+@pytest.mark.parametrize("n", [12, 14], ids=["even", "two left over"])
+def test_minibatches_show_every_picture_at_most_once_a_round(n: int) -> None:
+    """Line 2: full batches only; who is left out of one round has a turn in another."""
+    x = torch.arange(n)
+    batches = list(islice(minibatches(x, 4, generator()), 30))
     assert all(batch.shape == (4,) for batch in batches)
-    rounds = [torch.cat(batches[:3]), torch.cat(batches[3:])]
-    for seen in rounds:
-        assert torch.equal(seen.sort().values, x)
-    assert not torch.equal(*rounds)
+    rounds = [torch.cat(batches[i : i + 3]) for i in range(0, 30, 3)]
+    assert all(len(seen.unique()) == 12 for seen in rounds)
+    assert torch.equal(torch.cat(rounds).unique(), x)
+    assert not torch.equal(rounds[0], rounds[1])
+
+
+@pytest.mark.equation("def-training-step")
+def test_minibatches_are_shuffled_by_the_generator_alone() -> None:
+    """The same seed gives the same batches, another one others, and torch's own generator is left alone."""
+    x = torch.arange(12)
+    before = torch.get_rng_state()
+    first, again, other = (
+        torch.cat(list(islice(minibatches(x, 4, generator(seed)), 6)))
+        for seed in (3, 3, 4)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not torch.equal(first[:12], x)
 
 
 @pytest.mark.parametrize("size", [0, 13, -1])
