@@ -21,7 +21,7 @@ from ddpm_nb.training import TrainConfig, fit
 
 CONFIG = {
     "channels": 8, "multipliers": (1,), "blocks": 1, "attention": (False,), "groups": 4, "dropout": 0.2,
-    "T": 10, "batch_size": 8, "warmup": 5, "save_every": 2, "log_every": 1,
+    "schedule": "cosine", "T": 10, "batch_size": 8, "warmup": 5, "save_every": 2, "log_every": 1,
 }  # fmt: skip
 
 
@@ -30,9 +30,10 @@ def pictures() -> torch.Tensor:
     return torch.randint(0, 256, (20, 1, 4, 4), generator=generator).byte()
 
 
-def run(folder: Path, steps: int) -> None:
+def run(folder: Path, steps: int, **choice: int) -> None:
     torch.set_num_threads(1)
-    fit(TrainConfig(**CONFIG, steps=steps), pictures(), folder, progress=False)
+    config = TrainConfig(**{**CONFIG, **choice}, steps=steps)
+    fit(config, pictures(), folder, progress=False)
 
 
 def logged(folder: Path) -> int:
@@ -41,6 +42,13 @@ def logged(folder: Path) -> int:
     lines = log.read_text().splitlines() if log.exists() else []
     whole = [line for line in lines if line.endswith("}")]
     return int(json.loads(whole[-1])["step"]) if whole else 0
+
+
+def saved(folder: Path) -> int:
+    """The step of the checkpoint with which the run will go on."""
+    last, before = folder / "checkpoint.pt", folder / "checkpoint-before.pt"
+    path = last if last.exists() else before
+    return int(torch.load(path)["state"]["steps"]) if path.exists() else 0
 
 
 def slow_down() -> None:
@@ -72,15 +80,13 @@ def main(folder: Path, kills: int) -> None:
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         reached = logged(folder)
-        path = folder / "checkpoint.pt"
-        saved = torch.load(path)["state"]["steps"] if path.exists() else 0
         print(
             json.dumps(
                 {
                     "killed": os.WIFSIGNALED(status),
                     "before": before,
                     "reached": reached,
-                    "saved": saved,
+                    "saved": saved(folder),
                     "writing": any(folder.glob("*.part")),
                 }
             ),

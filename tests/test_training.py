@@ -1,5 +1,7 @@
 """Training: each part of the recipe, precision, several processes, checkpoints under kill, folders of pictures."""
 
+import functools
+import gzip
 import json
 import math
 import os
@@ -7,9 +9,13 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
+import time
 import zipfile
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import killed_runs
@@ -21,6 +27,9 @@ import two_processes
 from PIL import Image
 from torch import Tensor, nn
 
+from ddpm_nb import _runs, training
+from ddpm_nb._noise import CounterNoise
+from ddpm_nb.algorithms import sample
 from ddpm_nb.training import (
     EMA,
     TrainConfig,
@@ -32,6 +41,7 @@ from ddpm_nb.training import (
     load_checkpoint,
     load_folder,
     load_network,
+    option,
     save_checkpoint,
     save_network,
     save_sheet,
@@ -39,13 +49,20 @@ from ddpm_nb.training import (
 )
 
 HERE = Path(__file__).parent
+# Of the processes that tests start.
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "ACCELERATE_USE_CPU": "true",
+    "PYTHONPATH": str(HERE.parent),
+}
 
 
 def config(**choice: Any) -> TrainConfig:
     """A run that takes milliseconds."""
     small = {
         "channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": (False, True), "groups": 4, "dropout": 0.0,
-        "T": 10, "batch_size": 8, "warmup": 0, "save_every": 5, "log_every": 5,
+        "schedule": "cosine", "T": 10, "batch_size": 8, "warmup": 0, "save_every": 5, "log_every": 5,
     }  # fmt: skip
     return TrainConfig(**{**small, **choice})
 
@@ -166,6 +183,22 @@ def test_average_leaves_the_model_alone() -> None:
     assert not any(w.requires_grad for w in ema.model.parameters())
 
 
+@pytest.mark.parametrize("short", [torch.float16, torch.bfloat16])
+def test_the_average_of_short_numbers_is_long(short: torch.dtype) -> None:
+    """Late in a run each update moves the average by less than a short number's step: it would stand still."""
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1)).to(short)
+    ema = EMA(model, 0.9999)
+    model[0].weight.data.fill_(0)
+    ema.update(model)
+    ema.updates = 10**6
+    model[0].weight.data.fill_(1)
+    for _ in range(20_000):
+        ema.update(model)
+    assert float(ema.model[0].weight) == pytest.approx(1 - 0.9999**20_000, abs=1e-3)
+    assert all(w.dtype == short for w in model.parameters())
+    assert ema.model(torch.zeros(2, 1)).dtype == torch.float32
+
+
 @pytest.mark.parametrize("decay", [-0.1, 1.0, float("nan")])
 def test_average_refuses_other_decays(decay: float) -> None:
     with pytest.raises(ValueError, match="decay: expected"):
@@ -239,9 +272,12 @@ def test_first_update_moves_nothing_with_warm_up(pictures: Tensor) -> None:
     assert not torch.equal(weights(trainer.model), before)
 
 
+@pytest.mark.filterwarnings("ignore:schedule, T")
 def test_update_is_algorithm_1_with_adam_and_average(pictures: Tensor) -> None:
     """Five updates beside a plain loop in float64: own gradient, own Adam, own average."""
-    choice = config(warmup=3, learning_rate=1e-2, ema_decay=0.7, clip_length=0.05)
+    choice = config(
+        schedule="linear", warmup=3, learning_rate=1e-2, ema_decay=0.7, clip_length=0.05
+    )
     trainer, spy = Trainer(choice, pictures), Trainer(choice, pictures)
     model = spy.model.double()
     mine = list(model.parameters())
@@ -324,6 +360,21 @@ def test_bytes_become_the_range_from_minus_one_to_one() -> None:
     assert torch.equal(as_floats(torch.tensor([0.25])), torch.tensor([0.25]))
 
 
+def test_two_trainers_that_take_turns_do_not_disturb_each_other(
+    pictures: Tensor,
+) -> None:
+    choices = [config(dropout=0.3), config(dropout=0.3, seed=1)]
+    alone = [Trainer(choice, pictures) for choice in choices]
+    expected = [[float(trainer.step().loss) for _ in range(3)] for trainer in alone]
+    before = torch.get_rng_state()
+    turns = [Trainer(choice, pictures) for choice in choices]
+    got = [[float(trainer.step().loss) for trainer in turns] for _ in range(3)]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert [list(losses) for losses in zip(*got, strict=True)] == expected
+    for one, other in zip(turns, alone, strict=True):
+        assert same(one.state_dict(), other.state_dict())
+
+
 def test_pieces_add_up_to_the_whole_batch(pictures: Tensor) -> None:
     whole, parts = (Trainer(config(pieces=p), pictures) for p in (1, 4))
     losses = [float(trainer.step().loss) for trainer in (whole, parts)]
@@ -375,25 +426,88 @@ def test_layout_in_memory_changes_nothing(pictures: Tensor) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_compiling_is_asked_for_and_does_not_rename_weights(
+def test_compiling_changes_neither_the_gradient_nor_the_names_of_weights(
     pictures: Tensor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    class Compiled(nn.Module):
-        def __init__(self, inner: nn.Module) -> None:
-            super().__init__()
-            self.inner = inner
-            self.calls = 0
+    """torch traces the network and its gradient for real; "aot_eager" leaves out the last part, making kernels.
 
-        def forward(self, *arguments: Tensor) -> Tensor:
-            self.calls += 1
-            return self.inner(*arguments)
-
-    monkeypatch.setattr(torch, "compile", Compiled)
-    trainer = Trainer(config(compile=True), pictures)
-    trainer.step()
-    assert trainer._network.calls == 1
-    save_checkpoint(tmp_path / "a.pt", trainer)
+    That part needs a C++ compiler and a minute. What it may get wrong is not seen here.
+    """
+    monkeypatch.setattr(
+        torch, "compile", functools.partial(torch.compile, backend="aot_eager")
+    )
+    compiled = Trainer(config(compile=True), pictures)
+    plain = Trainer(config(), pictures)
+    losses = [[float(t.step().loss) for _ in range(2)] for t in (compiled, plain)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert torch.allclose(gradient(compiled), gradient(plain), atol=1e-5)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    save_checkpoint(tmp_path / "a.pt", compiled)
     load_checkpoint(tmp_path / "a.pt", Trainer(config(), pictures))
+    path = tmp_path / "a.safetensors"
+    save_network(path, compiled._network, config(), height=8, width=8)
+    assert torch.equal(weights(load_network(path)[0]), weights(compiled.model))
+
+
+# What a launcher asks for
+
+
+def launched(*arguments: str) -> dict[str, str]:
+    """What `accelerate launch` puts into the environment of a program."""
+    program = "import json, os; print(json.dumps(dict(os.environ)))"
+    environment = {k: v for k, v in ENVIRONMENT.items() if "ACCELERATE" not in k}
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]  # fmt: skip
+    done = subprocess.run(
+        [*launch, *arguments, "--no_python", sys.executable, "-c", program],
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    told = json.loads(done.stdout)
+    return {k: v for k, v in told.items() if k.startswith("ACCELERATE_")}
+
+
+def test_what_a_launcher_asks_for_is_not_passed_over(
+    pictures: Tensor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked, steps = (
+        "ACCELERATE_MIXED_PRECISION",
+        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS",
+    )
+    assert launched("--mixed_precision", "bf16")[asked] == "bf16"
+    monkeypatch.setenv(asked, "bf16")
+    with pytest.raises(
+        ValueError,
+        match=r"precision: expected bf16, .* got float32; choose precision bf16",
+    ):
+        fit(config(steps=1), pictures, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+    Trainer(config(precision="bf16"), pictures)  # agrees
+    assert launched()[asked] == "no"
+    monkeypatch.setenv(asked, "no")
+    Trainer(config(precision="bf16"), pictures)  # has not asked
+    monkeypatch.setenv(steps, "4")
+    with pytest.raises(ValueError, match="pieces: the launcher asks for 4 batches"):
+        Trainer(config(), pictures)
+    accelerator = SimpleNamespace(distributed_type=SimpleNamespace(value="FSDP"))
+    monkeypatch.setenv(steps, "1")
+    with pytest.raises(ValueError, match="hold all weights each, got FSDP"):
+        _runs.check_launch(accelerator, "float32")
+
+
+@pytest.mark.parametrize(("T", "left"), [(100, "0.36"), (200, "0.13")])
+def test_a_schedule_that_leaves_signal_is_said_once(
+    T: int, left: str, pictures: Tensor, tmp_path: Path
+) -> None:
+    assert f"{np.prod(1 - np.linspace(1e-4, 0.02, T)):.2f}" == left
+    choice = config(schedule="linear", T=T, steps=2)
+    with pytest.warns(UserWarning, match=f"T = {T} leaves a share of {left}") as said:
+        fit(choice, pictures, tmp_path, progress=False)
+    assert len(said) == 1
+    assert "use more steps, or cosine" in str(said[0].message)
+    for quiet in ({"schedule": "linear", "T": 1000}, {"schedule": "cosine", "T": T}):
+        Trainer(config(**quiet), pictures)  # a warning would be an error here
 
 
 # Precision
@@ -499,9 +613,8 @@ def test_twenty_kills_lose_at_most_one_interval_and_change_nothing(
         str(tmp_path / "killed"),
         "20",
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)}
     done = subprocess.run(
-        command, capture_output=True, text=True, env=environment, check=False
+        command, capture_output=True, text=True, env=ENVIRONMENT, check=False
     )
     assert done.returncode == 0, done.stderr
     kills = [json.loads(line) for line in done.stdout.splitlines()]
@@ -516,7 +629,7 @@ def test_twenty_kills_lose_at_most_one_interval_and_change_nothing(
     for name in ("killed", "whole"):
         code = f"import killed_runs, pathlib; killed_runs.run(pathlib.Path({str(tmp_path / name)!r}), {end})"
         subprocess.run(
-            [sys.executable, "-c", code], cwd=HERE, env=environment, check=True
+            [sys.executable, "-c", code], cwd=HERE, env=ENVIRONMENT, check=True
         )
     states = [
         torch.load(tmp_path / name / "checkpoint.pt")["state"]
@@ -550,6 +663,52 @@ def test_samples_on_the_way_change_nothing(pictures: Tensor, tmp_path: Path) -> 
     assert torch.equal(looked.sample(5), looked.sample(5))
 
 
+def test_sheets_are_drawn_with_the_average_and_clipped(pictures: Tensor) -> None:
+    trainer = Trainer(config(learning_rate=0.1, seed=5), pictures)
+    for _ in range(5):
+        trainer.step()
+
+    def drawn(network: nn.Module, clip: bool) -> Tensor:
+        noise = CounterNoise(5, (1, 8, 8))
+        schedule = trainer.noise_schedule
+        return sample(network, (3, 1, 8, 8), schedule, clip=clip, generator=noise)
+
+    got = trainer.sample(3)
+    assert torch.equal(got, drawn(trainer.ema.model, clip=True))
+    assert not torch.allclose(got, drawn(trainer.model, clip=True), atol=0.1)
+    assert not torch.allclose(got, drawn(trainer.ema.model, clip=False), atol=0.1)
+    # Picture i is picture i, but for the rounding of a batch of another size.
+    assert torch.allclose(trainer.sample(2), got[:2], atol=1e-3)
+    assert not torch.allclose(got[0], got[1], atol=0.1)
+
+
+def test_a_line_of_the_log_is_the_mean_of_its_updates(
+    pictures: Tensor, tmp_path: Path
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    choice = config(steps=10, log_every=5, warmup=20, tensorboard=True)
+    fit(choice, pictures, tmp_path, progress=False)
+    spy = Trainer(choice, pictures)
+    updates = [spy.step() for _ in range(10)]
+    lines = log(tmp_path)
+    for line, part in zip(lines, (updates[:5], updates[5:]), strict=True):
+        for name, values in (
+            ("loss", [float(update.loss) for update in part]),
+            ("gradient_length", [float(update.gradient_length) for update in part]),
+        ):
+            assert line[name] == pytest.approx(np.mean(values), rel=1e-6)
+            assert line[name] != pytest.approx(values[-1], rel=1e-5)
+    assert [line["learning_rate"] for line in lines] == pytest.approx([4e-5, 9e-5])
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    for name in ("loss", "learning_rate", "gradient_length"):
+        shown = [(event.step, event.value) for event in events.Scalars(name)]
+        expected = [(line["step"], line[name]) for line in lines]
+        assert [step for step, _ in shown] == [step for step, _ in expected]
+        assert [v for _, v in shown] == pytest.approx([v for _, v in expected])
+
+
 def test_everything_is_written_beside_the_result(
     pictures: Tensor, tmp_path: Path
 ) -> None:
@@ -575,7 +734,38 @@ def test_everything_is_written_beside_the_result(
     assert torch.equal(schedule.beta, trainer.noise_schedule.beta)
     assert about.pop("hardware").startswith("cpu (")
     assert about.pop("minutes") == f"{lines[-1]['minutes']:.1f}"
-    assert about == {"pictures": "noise", "steps": "7", "size": "8"}
+    assert about == {
+        "pictures": "noise", "steps": "7", "height": "8", "width": "8", "channels": "1", "levels": "256",
+        "prediction": "noise",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "levels"),
+    [("bytes", "256"), ("17 levels", "17"), ("black and white", "2"), ("no levels", None)],
+)  # fmt: skip
+def test_what_a_network_was_trained_on_travels_with_it(
+    kind: str, levels: str | None, tmp_path: Path
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    whole = torch.randint(0, 256, (8, 3, 4, 12), generator=generator)
+    given = {
+        "bytes": whole.byte(),
+        "17 levels": (whole % 17) / 8 - 1,
+        "black and white": (whole % 2) * 2.0 - 1,
+        "no levels": torch.rand(whole.shape, generator=generator),
+    }[kind]
+    fit(config(steps=1), given, tmp_path, progress=False)
+    _, schedule, about = load_network(tmp_path / "network.safetensors")
+    facts = [about[name] for name in ("height", "width", "channels", "prediction")]
+    assert facts == ["4", "12", "3", "noise"]
+    assert about.get("levels") == levels
+    assert torch.equal(schedule.beta, config().noise_schedule().beta)
+
+
+def test_what_one_says_about_levels_counts(pictures: Tensor, tmp_path: Path) -> None:
+    fit(config(steps=1), pictures, tmp_path, notes={"levels": "4"}, progress=False)
+    assert load_network(tmp_path / "network.safetensors")[2]["levels"] == "4"
 
 
 def test_minutes_end_a_session_and_the_next_goes_on(
@@ -598,6 +788,194 @@ def test_minutes_end_a_session_and_the_next_goes_on(
     # The log counts the minutes of both.
     minutes = [line["minutes"] for line in log(tmp_path / "run")]
     assert minutes == sorted(minutes) and minutes[-1] > before
+
+
+def waited(for_it: Callable[[], bool], run: subprocess.Popen[str]) -> None:
+    """Wait until something is so; a run that ends before has failed."""
+    while not for_it():
+        assert run.poll() is None, run.communicate()
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_asked_to_stop_saves_and_says_so(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    command = [sys.executable, str(HERE / "stopped_runs.py"), str(folder)]
+    run = subprocess.Popen(
+        command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )  # fmt: skip
+    waited(lambda: killed_runs.logged(folder) >= 4, run)
+    assert not (folder / "checkpoint.pt").exists()
+    run.send_signal(number)
+    _, said = run.communicate(timeout=60)
+    # Then the signal takes its usual course.
+    if number == signal.SIGTERM:
+        assert run.returncode == -signal.SIGTERM
+    else:
+        assert run.returncode != 0
+        assert said.splitlines()[-1] == "KeyboardInterrupt"
+    steps = killed_runs.saved(folder)
+    assert steps >= 4
+    assert f"{number.name}: stopped after step {steps}, which is saved in" in said
+    if number == signal.SIGINT:
+        return
+    # The run goes on as if nothing had happened.
+    for name, further in (("run", steps), ("whole", 0)):
+        code = (
+            "import killed_runs, pathlib, stopped_runs; "
+            f"killed_runs.run(pathlib.Path({str(tmp_path / name)!r}), {steps + 3}, **stopped_runs.ENDLESS)"
+        )
+        assert killed_runs.saved(tmp_path / name) == further
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=HERE, env=ENVIRONMENT, check=True
+        )
+    states = [
+        torch.load(tmp_path / name / "checkpoint.pt")["state"]
+        for name in ("run", "whole")
+    ]
+    assert same(*states)
+
+
+def test_processes_stop_together_when_one_is_asked(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+        str(HERE / "stopped_runs.py"), str(folder),
+    ]  # fmt: skip
+    run = subprocess.Popen(
+        command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )  # fmt: skip
+    waited(lambda: killed_runs.logged(folder) >= 4, run)
+    os.kill(int((tmp_path / "process1").read_text()), signal.SIGTERM)
+    _, said = run.communicate(timeout=120)
+    assert run.returncode != 0
+    state = torch.load(folder / "checkpoint.pt")["state"]
+    assert len(state["dropout"]) == 2  # both were there
+    assert said.count("SIGTERM: stopped after step") == 1
+    assert f"SIGTERM: stopped after step {state['steps']}, which is saved" in said
+    assert load_network(folder / "network.safetensors")[2]["steps"] == str(
+        state["steps"]
+    )
+
+
+def test_a_second_signal_stops_at_once_where_a_process_is_alone() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    done: list[str] = []
+    with pytest.raises(KeyboardInterrupt), _runs.StopSignals(alone=True) as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert (stop.received, stop.name) == (signal.SIGINT, "SIGINT")
+        done.append("first")
+        signal.raise_signal(signal.SIGINT)
+        done.append("second")
+    assert done == ["first"]
+    # Launchers send a signal twice; the block is then left in peace.
+    with pytest.raises(KeyboardInterrupt), _runs.StopSignals(alone=False):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        done.append("both")
+    assert done == ["first", "both"]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_signals_are_left_to_those_who_handle_them(
+    pictures: Tensor, tmp_path: Path
+) -> None:
+    """In another thread there are none to be had; one that is ignored stays so."""
+    reached = []
+
+    def train() -> None:
+        trainer = fit(config(steps=1), pictures, tmp_path, progress=False)
+        reached.append(trainer.steps)
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert reached == [1]
+    old = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with _runs.StopSignals(alone=True) as stop:
+            signal.raise_signal(signal.SIGINT)
+            assert not stop.received
+    finally:
+        signal.signal(signal.SIGINT, old)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "expected"),
+    [(None, [9]), (3.0, [3, 6, 9]), (4, [4, 8, 9]), (0, [*range(1, 10)])],
+)
+def test_a_checkpoint_is_never_older_than_its_minutes(
+    minutes: float | None,
+    expected: list[int],
+    pictures: Tensor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By a clock that goes on by a minute each time somebody looks."""
+    clock = iter(range(0, 10**6, 60))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    saves = []
+    whole = training.save_checkpoint
+    monkeypatch.setattr(
+        training,
+        "save_checkpoint",
+        lambda path, trainer: (saves.append(trainer.steps), whole(path, trainer)),
+    )
+    choice = config(steps=9, save_every=1000, save_minutes=minutes)
+    fit(choice, pictures, tmp_path, progress=False)
+    assert saves == expected
+
+
+def test_the_last_two_checkpoints_are_kept_and_the_older_can_take_over(
+    pictures: Tensor, tmp_path: Path
+) -> None:
+    choice = config(save_every=2, log_every=1, dropout=0.3)
+    straight = fit(replace(choice, steps=8), pictures, tmp_path / "a", progress=False)
+    folder = tmp_path / "b"
+    fit(replace(choice, steps=6), pictures, folder, progress=False)
+    last, before = folder / "checkpoint.pt", folder / "checkpoint-before.pt"
+    assert [torch.load(p)["state"]["steps"] for p in (last, before)] == [6, 4]
+    damaged("zeros inside", last)
+    content = last.read_bytes()
+    with pytest.raises(
+        ValueError,
+        match=r"checkpoint\.pt: damaged.*The one before is there: move checkpoint\.pt away, "
+        r"rename checkpoint-before\.pt to checkpoint\.pt",
+    ):
+        fit(replace(choice, steps=8), pictures, folder, progress=False)
+    assert last.read_bytes() == content  # nothing was touched
+    last.rename(folder / "damaged.pt")
+    before.rename(last)
+    resumed = fit(replace(choice, steps=8), pictures, folder, progress=False)
+    assert same(resumed.state_dict(), straight.state_dict())
+    assert losses(folder) == losses(tmp_path / "a")
+
+
+def test_a_kill_between_two_names_loses_one_interval(
+    pictures: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    choice = config(save_every=2, log_every=1)
+    straight = fit(replace(choice, steps=6), pictures, tmp_path / "a", progress=False)
+    fit(replace(choice, steps=4), pictures, tmp_path / "b", progress=False)
+    rename = Path.replace
+
+    def renamed(path: Path, to: Path) -> Path:
+        if path.name == "checkpoint.pt.part":
+            raise Killed
+        return rename(path, to)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Path, "replace", renamed)
+        fit(replace(choice, steps=6), pictures, tmp_path / "b", progress=False)
+    assert not (tmp_path / "b" / "checkpoint.pt").exists()
+    resumed = fit(replace(choice, steps=6), pictures, tmp_path / "b", progress=False)
+    assert same(resumed.state_dict(), straight.state_dict())
+    assert losses(tmp_path / "b") == losses(tmp_path / "a")
 
 
 @pytest.fixture
@@ -659,6 +1037,26 @@ def test_other_files_are_no_checkpoints(saved: Path, pictures: Tensor) -> None:
     assert not saved.with_name("attacked").exists()
 
 
+VERSIONS = HERE / "versions"
+
+
+def test_a_checkpoint_of_the_first_version_goes_on(tmp_path: Path) -> None:
+    """Written at revision 67df87f by `fit`; the losses are those with which that revision goes on."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 256, (4, 1, 4, 4), generator=generator).byte()
+    choice = TrainConfig(
+        channels=4, multipliers=(1,), blocks=1, attention=(False,), groups=2, dropout=0.0, schedule="cosine", T=10,
+        batch_size=4, warmup=0, learning_rate=0.1, ema_decay=0.5, steps=3,
+    )  # fmt: skip
+    trainer, path = Trainer(choice, noise), tmp_path / "checkpoint.pt"
+    path.write_bytes(gzip.decompress((VERSIONS / "1-checkpoint.pt.gz").read_bytes()))
+    load_checkpoint(path, trainer)
+    assert trainer.steps == 3
+    got = [float(trainer.step().loss) for _ in range(3)]
+    expected = [0.6133276224136353, 0.8445934057235718, 0.8517996668815613]
+    assert got == pytest.approx(expected, rel=1e-4)
+
+
 def test_a_checkpoint_of_another_version_is_refused(
     saved: Path, pictures: Tensor
 ) -> None:
@@ -668,6 +1066,7 @@ def test_a_checkpoint_of_another_version_is_refused(
         load_checkpoint(saved, Trainer(config(), pictures))
 
 
+@pytest.mark.filterwarnings("ignore:schedule, T")
 @pytest.mark.parametrize(
     "choice",
     [
@@ -676,7 +1075,7 @@ def test_a_checkpoint_of_another_version_is_refused(
         {"seed": 3},
         {"ema_decay": 0.5},
         {"flip": False},
-        {"schedule": "cosine"},
+        {"schedule": "linear"},
     ],
 )
 def test_a_checkpoint_of_another_configuration_is_refused(
@@ -695,9 +1094,17 @@ def test_a_run_may_go_on_with_another_budget_and_machine(
     other = config(
         steps=7, minutes=3.0, precision="bf16", channels_last=False, samples=2, pieces=2
     )
-    trainer = Trainer(other, pictures)
+    straight, trainer = Trainer(config(), pictures), Trainer(other, pictures)
+    straight.step()
     load_checkpoint(saved, trainer)
-    assert trainer.steps == 1
+    assert same(trainer.state_dict() | {"scaler": {}}, straight.state_dict())
+    assert trainer.config == other
+    before = weights(trainer.model).clone()
+    losses = [float(t.step().loss) for t in (trainer, straight)]  # the same questions
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    assert losses[0] != losses[1]  # in bf16
+    moved = [weights(t.model) - before for t in (trainer, straight)]
+    assert float(torch.cosine_similarity(*moved, dim=0)) > 0.9
 
 
 @pytest.mark.parametrize(
@@ -786,11 +1193,10 @@ def test_another_number_of_processes_gives_dropout_new_numbers(
     trainer = Trainer(config(), pictures)
     state = torch.load(saved)["state"]
     trainer.load_state_dict({**state, "dropout": state["dropout"] * 2})
-    fresh = torch.get_rng_state()
-    Trainer(config(), pictures)
-    assert not torch.equal(
-        torch.get_rng_state(), fresh
-    )  # not those of the run's first step
+    fresh = trainer.state_dict()["dropout"]
+    # Not those of the run's first step, nor of the step that was saved.
+    assert not same(fresh, Trainer(config(), pictures).state_dict()["dropout"])
+    assert not same(fresh, state["dropout"])
     trainer.load_state_dict(
         {**state, "device": "cuda", "generator": torch.zeros(16).byte()}
     )
@@ -865,37 +1271,46 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> Non
 
 # Two processes
 
+ACCELERATE = [
+    "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+    "--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no",
+]  # fmt: skip
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
-@pytest.mark.parametrize("clip", ["mean", "each"])
-def test_two_processes_equal_one(clip: str, tmp_path: Path) -> None:
-    command = [
-        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
-        "--num_machines", "1", "--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no",
-        str(HERE / "two_processes.py"), str(tmp_path / "two"), clip,
-    ]  # fmt: skip
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "ACCELERATE_USE_CPU": "true",
-        "PYTHONPATH": str(HERE.parent),
-    }
+
+@pytest.mark.parametrize(("clip", "launch"), [("mean", ACCELERATE), ("each", TORCHRUN)])
+def test_two_processes_equal_one(clip: str, launch: list[str], tmp_path: Path) -> None:
+    script = [str(HERE / "two_processes.py"), str(tmp_path / "two"), clip, "2"]
     done = subprocess.run(
-        command,
+        [sys.executable, "-m", *launch, *script],
         capture_output=True,
         text=True,
-        env=environment,
+        env=ENVIRONMENT,
         check=False,
         timeout=600,
     )
     assert done.returncode == 0, done.stderr
     threads = torch.get_num_threads()
-    two_processes.main(tmp_path / "one", clip)
+    two_processes.main(tmp_path / "one", clip, 1)
     torch.set_num_threads(threads)
+    alone = torch.load(tmp_path / "one" / "rank0.pt")
     ranks = [torch.load(tmp_path / "two" / f"rank{rank}.pt") for rank in (0, 1)]
-    assert same(*ranks)
+    assert same(ranks[0]["end"], ranks[1]["end"])
     one, two = (torch.load(tmp_path / name / "gradient.pt") for name in ("one", "two"))
     for a, b in zip(one, two, strict=True):
         assert torch.allclose(a, b, atol=1e-7)
+    # In more pieces than processes, too.
+    assert same(ranks[0]["in pieces"], ranks[1]["in pieces"])
+    for a, b in zip(alone["in pieces"], ranks[0]["in pieces"], strict=True):
+        assert torch.allclose(a, b, atol=1e-7)
+    # Picture i is picture i, whichever process draws it.
+    assert same(ranks[0]["fresh"], ranks[1]["fresh"])
+    assert torch.allclose(alone["fresh"], ranks[0]["fresh"], atol=1e-3)
+    assert alone["highest"] == [0, 0, 1]
+    assert [rank["highest"] for rank in ranks] == [[1, 0, 1]] * 2
+    # Where one of them finds no checkpoint, none goes on. (With a `reduce` that only sums.)
+    for rank in ranks:
+        assert "some found a checkpoint of step 0, others of step 4" in rank["refused"]
     lines = [
         json.loads((tmp_path / name / "line.json").read_text())
         for name in ("one", "two")
@@ -914,6 +1329,7 @@ def test_two_processes_equal_one(clip: str, tmp_path: Path) -> None:
         state = torch.load(tmp_path / name / "run" / "checkpoint.pt")["state"]
         assert state["steps"] == 4
         assert len(state["dropout"]) == (1 if name == "one" else 2)
+    assert not same(*state["dropout"])  # each drops its own
 
 
 # Bad input
@@ -935,6 +1351,13 @@ def test_two_processes_equal_one(clip: str, tmp_path: Path) -> None:
         ({"clip": "each", "precision": "fp16"}, "clip: 'each' expected with"),
         ({"minutes": -1.0}, "minutes: expected at least 0"),
         ({"save_every": 0}, "save_every: expected at least 1"),
+        ({"save_minutes": -1}, "save_minutes: expected at least 0"),
+        ({"minutes": "3"}, "minutes: expected a number, got '3'"),
+        ({"learning_rate": True}, "learning_rate: expected a number, got True"),
+        ({"flip": "no"}, "flip: expected True or False, got 'no'"),
+        ({"multipliers": (1, 2.5)}, "multipliers: expected a whole number, got 2.5"),
+        ({"attention": True}, "attention: expected one for each size, got True"),
+        ({"steps": None}, "steps: expected a whole number, got None"),
     ],
 )
 def test_configurations_that_make_no_sense_are_refused(
@@ -944,21 +1367,58 @@ def test_configurations_that_make_no_sense_are_refused(
         config(**choice)
 
 
-def test_a_configuration_of_another_version_is_refused() -> None:
-    text = json.dumps({**asdict(config()), "colour": "blue"})
-    with pytest.raises(ValueError, match=r"of this version, got another: .'colour'"):
-        TrainConfig.from_json(text)
-    with pytest.raises(ValueError, match="of this version"):
-        TrainConfig.from_json("[1]")
-    with pytest.raises(ValueError, match="'T'"):
-        TrainConfig.from_json(
-            json.dumps({k: v for k, v in asdict(config()).items() if k != "T"})
-        )
+def test_numpy_s_numbers_are_welcome_in_a_configuration() -> None:
+    given = config(
+        batch_size=np.int64(16), multipliers=np.array([1, 2]), learning_rate=np.float32(0.5), minutes=np.int64(3)
+    )  # fmt: skip
+    expected = config(batch_size=16, learning_rate=0.5, minutes=3)
+    assert given == expected
+    assert TrainConfig.from_json(json.dumps(asdict(given))) == expected
+    assert type(given.batch_size) is type(given.multipliers[0]) is int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tomorrow(TrainConfig):
+    """A later version, with one option more."""
+
+    colour: bool = option(False, "what nobody thought of")
+
+
+def test_a_configuration_of_another_version() -> None:
+    text = json.dumps(asdict(config(T=20)))
+    assert Tomorrow.from_json(text) == Tomorrow(**asdict(config(T=20)))
+    with pytest.raises(ValueError, match=r"options of this version, got colour"):
+        TrainConfig.from_json(json.dumps(asdict(Tomorrow())))
+    for strange in ("[1]", "{", '"T"'):
+        with pytest.raises(ValueError, match="text: expected a configuration, got"):
+            TrainConfig.from_json(strange)
+
+
+def test_a_checkpoint_of_an_older_version_had_the_defaults_of_new_options(
+    saved: Path, pictures: Tensor
+) -> None:
+    trainer = Trainer(config(), pictures)
+    content = torch.load(saved)
+    del content["config"]["flip"]  # as if it had come later; its default is True
+    torch.save(content, saved)
+    load_checkpoint(saved, trainer)
+    assert trainer.steps == 1
+    with pytest.raises(ValueError, match=r"flip: expected True, .* got False"):
+        load_checkpoint(saved, Trainer(config(flip=False), pictures))
+    content["config"]["colour"] = "blue"
+    torch.save(content, saved)
+    with pytest.raises(ValueError, match=r"good\.pt holds another .* got colour"):
+        load_checkpoint(saved, trainer)
 
 
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
+        (np.zeros((20, 1, 8, 8), np.uint8), TypeError, r"pictures: expected a tensor \(N, C, H, W\).*numpy.ndarray"),
+        (Path("pictures"), TypeError, "pictures: expected a tensor .*load_folder.*Path"),
+        ("pictures", TypeError, "pictures: expected a tensor .*str"),
+        (torch.utils.data.TensorDataset(torch.zeros(20, 1, 8, 8)), TypeError, "pictures: expected .*TensorDataset"),
+        ([torch.zeros(1, 8, 8)] * 20, TypeError, "pictures: expected a tensor .*list"),
         (torch.zeros(20, 1, 8, 8, dtype=torch.int64), TypeError, "expected uint8 or floating-point, got torch.int64"),
         (torch.zeros(20, 8, 8), ValueError, r"expected \(N, C, H, W\)"),
         (torch.zeros(7, 1, 8, 8), ValueError, "at least a batch of 8, got 7"),
@@ -971,6 +1431,10 @@ def test_pictures_that_cannot_be_trained_on_are_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         Trainer(config(), given)
+    if error is TypeError:
+        for other in (as_floats, functools.partial(save_sheet, "never.png")):
+            with pytest.raises(error, match=message):
+                other(given)
 
 
 # Files
@@ -1015,8 +1479,44 @@ def test_a_broken_picture_is_named(tmp_path: Path) -> None:
     whole = (tmp_path / "a.png").read_bytes()
     for content in (whole[: len(whole) // 2], b"", b"GIF89a nonsense"):
         (tmp_path / "b.png").write_bytes(content)
-        with pytest.raises(ValueError, match=r"b\.png, which is broken"):
+        with pytest.raises(ValueError, match=r"got 1 of 2 files that are .*b\.png"):
             load_folder(tmp_path)
+
+
+def test_all_bad_files_are_told_at_once(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "good.png")
+    for i in range(12):
+        (tmp_path / f"bad{i:02}.png").write_bytes(b"nonsense")
+    with pytest.raises(ValueError, match="got 12 of 13 files that are broken") as said:
+        load_folder(tmp_path)
+    told = str(said.value)
+    assert all(f"bad{i:02}.png" in told for i in range(10))
+    assert "bad10.png" not in told
+    assert told.endswith(", and 2 more")
+
+
+def test_links_are_followed_and_may_go_round_in_a_circle(tmp_path: Path) -> None:
+    for name in ("here", "elsewhere"):
+        (tmp_path / name).mkdir()
+    for place, level in (("here/b", 10), ("elsewhere/a", 20), ("single", 30)):
+        Image.new("L", (8, 8), level).save(tmp_path / f"{place}.png")
+    here = tmp_path / "here"
+    (here / "link").symlink_to(tmp_path / "elsewhere")
+    (here / "again").symlink_to(tmp_path / "elsewhere")
+    (here / "c.png").symlink_to(tmp_path / "single.png")
+    (here / "circle").symlink_to(here)
+    (tmp_path / "elsewhere" / "back").symlink_to(here)
+    (tmp_path / "all").symlink_to(here)
+    for folder in (here, tmp_path / "all"):
+        levels = load_folder(folder, size=8)[:, 0, 0, 0].tolist()
+        assert levels == [20, 10, 30]  # again/a, b, c
+
+
+def test_a_picture_is_averaged_when_it_is_made_smaller(tmp_path: Path) -> None:
+    board = np.indices((32, 32)).sum(0) % 2 * 255  # one pixel black, one white
+    Image.fromarray(board.astype(np.uint8)).save(tmp_path / "a.png")
+    got = load_folder(tmp_path, size=8, channels=1).float()
+    assert float((got - 127.5).abs().max()) < 20  # grey; else 0 or 255
 
 
 def test_pictures_of_16_bits_are_refused_and_other_files_left_alone(
@@ -1057,6 +1557,8 @@ def test_sheet_shows_each_picture_in_its_place(tmp_path: Path) -> None:
     assert sheet[::2, ::2, 0].tolist() == [[0, 64, 128], [191, 255, 0]]
     save_sheet(tmp_path / "b.png", torch.tensor([[[[-3.0, 3.0]]]]))
     assert pixels(tmp_path / "b.png").tolist() == [[0, 255]]
+    save_sheet(tmp_path / "b.png", torch.tensor([[[[0, 200]]]], dtype=torch.uint8))
+    assert pixels(tmp_path / "b.png").tolist() == [[0, 200]]
     for bad in (torch.zeros(0, 1, 2, 2), torch.zeros(1, 2, 2, 2), torch.zeros(2, 2)):
         with pytest.raises(ValueError, match="pictures: expected"):
             save_sheet(tmp_path / "c.png", bad)
@@ -1072,7 +1574,7 @@ def test_files_that_hold_no_network_are_refused(
         load_network(tmp_path / "none.safetensors")
     path = tmp_path / "a.safetensors"
     network = config().network(1)
-    save_network(path, network, config())
+    save_network(path, network, config(), height=8, width=8)
     whole = path.read_bytes()
     for content in (whole[: len(whole) // 2], bytes(len(whole)), b""):
         path.write_bytes(content)
@@ -1081,6 +1583,82 @@ def test_files_that_hold_no_network_are_refused(
     save_file(network.state_dict(), path)
     with pytest.raises(ValueError, match="without a configuration"):
         load_network(path)
-    save_network(path, network, config(channels=16))
+    about = {"config": json.dumps(asdict(config(channels=16)))}
+    save_file(network.state_dict(), path, metadata=about)
     with pytest.raises(ValueError, match="fit their configuration"):
         load_network(path)
+    about = {"config": json.dumps(asdict(Tomorrow()))}
+    save_file(network.state_dict(), path, metadata=about)
+    with pytest.raises(ValueError, match=r"a\.safetensors holds another .* got colour"):
+        load_network(path)
+
+
+@pytest.mark.parametrize(
+    ("version", "facts", "drawn"),
+    [
+        ("1", {"height": "4", "width": "4"}, [-0.02850579, -0.15475899, -0.27607191, -0.22666413]),
+        ("2", {"height": "4", "width": "8", "levels": "256"}, [0.12831125, -0.34163424, -0.20569909, -0.57272822]),
+    ],
+)  # fmt: skip
+def test_networks_of_all_versions_load(
+    version: str, facts: dict[str, str], drawn: list[float]
+) -> None:
+    """Each was written by `fit` of its time; the numbers are what the network answered then.
+
+    Version 1 is that of revision 67df87f. Version 2 says on what a network was trained.
+    """
+    path = VERSIONS / f"{version}.safetensors"
+    network, schedule, about = load_network(path)
+    assert about.pop("hardware").startswith("cpu (")
+    assert float(about.pop("minutes")) < 1
+    always = {"channels": "1", "prediction": "noise", "steps": "3", "pictures": "noise"}
+    assert about == always | facts
+    assert schedule.T == 10
+    x = torch.linspace(-1, 1, 16).reshape(1, 1, 4, 4)
+    with torch.no_grad():
+        answer = network(x, torch.tensor([5]))
+    assert answer.flatten()[:4].tolist() == pytest.approx(drawn, abs=1e-4)
+
+
+def test_there_is_no_version_without_a_test() -> None:
+    there = sorted(path.stem for path in VERSIONS.glob("*.safetensors"))
+    assert there == ["1", "2"]
+
+
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")
+def test_a_wrapped_network_is_saved_as_itself(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    network, path = config().network(1), tmp_path / "a.safetensors"
+    averaged = torch.optim.swa_utils.AveragedModel
+    part = config().network(1)
+    part.load_state_dict(network.state_dict())
+    part.head = torch.compile(part.head)
+    for wrapped in (
+        torch.compile(network),
+        nn.DataParallel(network),
+        averaged(network),
+        torch.compile(nn.DataParallel(averaged(network))),
+        EMA(torch.compile(network)).model,
+        part,
+    ):
+        save_network(path, wrapped, config(), height=8, width=8)
+        assert torch.equal(weights(load_network(path)[0]), weights(network))
+    # Files that were written before this was seen to are read, too.
+    about = {"config": json.dumps(asdict(config())), "size": "8"}
+    save_file(torch.compile(network).state_dict(), path, metadata=about)
+    assert torch.equal(weights(load_network(path)[0]), weights(network))
+
+
+def test_what_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None:
+    network, path = config().network(1), tmp_path / "a.safetensors"
+    with pytest.raises(TypeError, match=r"network: expected a network, got .*EMA"):
+        save_network(path, EMA(network), config(), height=8, width=8)
+    for other in (nn.Sequential(network), nn.Linear(2, 2), config(groups=2).network(1)):
+        if isinstance(other, type(network)):
+            other.head = nn.Identity()
+        with pytest.raises(ValueError, match="network: expected one that config makes"):
+            save_network(path, other, config(), height=8, width=8)
+    with pytest.raises(ValueError, match=r"got .* of shape \(16,"):
+        save_network(path, config(channels=16).network(1), config(), height=8, width=8)
+    assert not path.exists()
