@@ -43,7 +43,7 @@ from ddpm_nb.algorithms import (
     _step_back,
     sample_steps,
 )
-from ddpm_nb.fewer_steps import timesteps
+from ddpm_nb.fewer_steps import _InBatches, _whole, timesteps
 from ddpm_nb.forward import Schedule, check_t, q_sample
 from ddpm_nb.likelihood import gaussian_kl
 from ddpm_nb.loss import Model, Variance, ask, predict_x_0, reverse_variance
@@ -135,13 +135,15 @@ def discretized_log_prob(
         return torch.where(first, above, inside).clamp(min=1e-12).log()
     if decoder != "exact":
         raise ValueError(f'decoder: expected "exact" or "tanh", got {decoder!r}')
+    # On the CPU, because MPS has no log_ndtr.
+    low, high, first, last = low.cpu(), high.cpu(), first.cpu(), last.cpu()
     # Phi(high) - Phi(low) = Phi(-low) - Phi(-high): take the side where both are small.
     flip = low > 0
     small = torch.special.log_ndtr(torch.where(flip, -high, low))
     large = torch.special.log_ndtr(torch.where(flip, -low, high))
     inside = large + torch.log(-torch.expm1(small - large))
     inside = torch.where(last, torch.special.log_ndtr(-low), inside)
-    return torch.where(first, torch.special.log_ndtr(high), inside)
+    return torch.where(first, torch.special.log_ndtr(high), inside).to(mean.device)
 
 
 def _tanh_cdf(z: Tensor) -> Tensor:
@@ -206,7 +208,7 @@ def _tanh_cdf(z: Tensor) -> Tensor:
 # %% [markdown]
 # ## An estimate with an error bar
 #
-# A whole evaluation asks the network $T$ times for each picture: $10{,}000\times1{,}000$ questions for CIFAR-10's test set. In 16-bit numbers that is a quarter of an hour on the largest GPU of [the last chapter](cifar10.ipynb), and hours on the smallest. But the sum over $t$ can be estimated. Cut the times $2,\dots,T$ into $M$ blocks, the **strata**, with $w_m$ times in block $m$. For each picture draw *one* time $t_m$ from each block, evenly, and count it $w_m$ times:
+# A whole evaluation asks the network $T$ times for each picture: $10{,}000\times1{,}000$ questions for CIFAR-10's test set. A training step with 128 pictures asks 128 times and then computes gradients, which is about twice as much work again. So one evaluation costs about as much as 26,000 steps of training, a thirtieth of the paper's 800,000. But the sum over $t$ can be estimated. Cut the times $2,\dots,T$ into $M$ blocks, the **strata**, with $w_m$ times in block $m$. For each picture draw *one* time $t_m$ from each block, evenly, and count it $w_m$ times:
 #
 # $$
 # \mathbb E\left[\sum_{m=1}^{M} w_m\,L_{t_m-1}\right] = \sum_{m=1}^{M} w_m\cdot\frac1{w_m}\sum_{t\in\text{block }m} L_{t-1} = \sum_{t=2}^{T} L_{t-1} .
@@ -220,6 +222,8 @@ def _tanh_cdf(z: Tensor) -> Tensor:
 @dataclass(frozen=True, eq=False)
 class BitsPerDim:
     """The bound for B pictures, in bits per dimension, term by term.
+
+    All numbers are on the CPU, in float64.
 
     Attributes:
         prior: (B,) L_T.
@@ -282,10 +286,13 @@ def bits_per_dim(
     decoder: Decoder = "exact",
     levels: int = 256,
     batch_size: int = 128,
-    generator: torch.Generator | None = None,
+    generator: Randomness = None,
     progress: bool = False,
 ) -> BitsPerDim:
     """Evaluate the bound for pictures, in bits per dimension.
+
+    Besides x_0 the memory holds one batch, and the three numbers of each visited time of
+    each picture.
 
     Args:
         model: noise = model(x_t, t).
@@ -302,7 +309,10 @@ def bits_per_dim(
             `clip` should be False.
         levels: how many grey levels the pictures have.
         batch_size: how many pictures the network gets at once.
-        generator: where times and noise come from; torch's global one if None.
+        generator: where times and noise come from, as for `sample_steps`. With a list
+            of generators, or by counter, the numbers of a picture do not depend on the
+            other pictures, nor on batch_size. A callable is then asked for a block's
+            noise by the block's last time, and for its times by that plus T.
         progress: show a bar.
 
     Returns:
@@ -310,86 +320,119 @@ def bits_per_dim(
         mean with its 95 % interval.
 
     Raises:
-        TypeError: if x_0 is no floating-point tensor.
+        TypeError: if x_0 is no floating-point tensor, or a count no whole number.
         ValueError: if x_0 is not on the levels, `times` is not in 1 ... T - 1, a name is
-            unknown, there is no picture, T is 1 with "original", or network, pictures
-            and schedule are not on one device.
+            unknown, there is no picture, T is 1 with "original", the generators are not
+            as many as the pictures, or network, pictures and schedule are not on one
+            device.
 
     Equation: def-bits, eq-strata. Paper: equation 5.
     """
-    if not isinstance(x_0, Tensor) or not x_0.is_floating_point():
-        came = x_0.dtype if isinstance(x_0, Tensor) else type(x_0).__name__
-        raise TypeError(f"x_0: expected a floating-point tensor, got {came}")
+    _check_pictures("x_0", x_0)
     if len(x_0) == 0 or x_0.dim() < 2:
         raise ValueError(f"x_0: expected shape (B, ...), got {tuple(x_0.shape)}")
     if decoder not in ("exact", "tanh", "continuous"):
         raise ValueError(
             f'decoder: expected "exact", "tanh" or "continuous", got {decoder!r}'
         )
+    batch_size = _whole("batch_size", batch_size)
+    if batch_size < 1:
+        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
     if decoder != "continuous":
-        _check_levels(x_0, levels)
+        for part in x_0.split(batch_size):
+            _check_levels(part, levels)
     device = _common_device(model, schedule)
     if x_0.device != device:
         raise ValueError(
             f"x_0: expected pictures on {device}, where the schedule is, got {x_0.device}"
         )
     reverse_variance(1, schedule, variance)  # an unknown name is refused now
-    first_var = _first_variance(schedule, first_step)
     edges = _strata(schedule.T, times)
+    if schedule.beta.dtype != torch.float64:  # the device has none: work on the CPU
+        schedule = Schedule(schedule.beta[1:].cpu())
+    home = schedule.beta.device
+    first_var = _first_variance(schedule, first_step)
+    last, one = schedule.alpha_bar[-1], torch.ones_like(schedule.beta[:1])
+    noise_for(x_0.shape, home, generator, x_0.dtype)  # a wrong list is refused now
 
-    def evaluate(x: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Times, costs and squared errors of one batch, at t = 1 and in each block."""
-        exact = x.to(schedule.beta.dtype)
+    def evaluate(pictures: Tensor, randomness: Randomness) -> tuple[Tensor, ...]:
+        """Prior, and times, costs and squared errors at t = 1 and in each block."""
+        x = pictures.to(home).double()
         visited, costs, errors = [], [], []
         for low, high in [(0, 1), *pairwise(edges)]:
-            t = torch.randint(
-                low + 1,
-                high + 1,
-                x.shape[:1],
-                generator=generator,
-                device=generator.device if generator is not None else device,
-            ).to(device)
-            noise = noise_for(x.shape, device, generator, x.dtype)(0)
-            x_t = q_sample(exact, t, noise.to(exact.dtype), schedule)
-            predicted = ask(model, x_t.to(x.dtype), t).to(exact.dtype)
+            t = _draw_times(low, high, schedule.T, x, randomness)
+            noise = noise_for(x.shape, home, randomness, pictures.dtype)(high)
+            x_t = q_sample(x, t, noise.to(x), schedule)
+            predicted = ask(model, x_t.to(pictures), t.to(device)).to(home).double()
             x_0_hat = predict_x_0(x_t, t, predicted, schedule)
             if clip:
                 x_0_hat = x_0_hat.clamp(-1, 1)
             if high == 1:
-                cost = _decoder_cost(exact, x_0_hat, first_var, decoder, levels)
+                cost = _decoder_cost(x, x_0_hat, first_var, decoder, levels)
             else:
                 cost = gaussian_kl(
-                    posterior_mean(exact, x_t, t, schedule).flatten(1),
+                    posterior_mean(x, x_t, t, schedule).flatten(1),
                     posterior_variance(t, schedule)[:, None],
                     posterior_mean(x_0_hat, x_t, t, schedule).flatten(1),
                     reverse_variance(t, schedule, variance)[:, None],
                 )
             visited.append(t)
             costs.append(cost)
-            errors.append((x_0_hat - exact).square().flatten(1).mean(1))
-        return visited, costs, errors
+            errors.append((x_0_hat - x).square().flatten(1).mean(1))
+        prior = gaussian_kl(last.sqrt() * x.flatten(1), (1 - last) * one, 0 * one, one)
+        rows = (torch.stack(rows).cpu() for rows in (visited, costs, errors))
+        return prior.cpu(), *rows
 
     with _evaluating(model):
         batches = tqdm(x_0.split(batch_size), disable=not progress)
-        parts = [evaluate(batch) for batch in batches]
-    t, cost, error = (
-        torch.cat([torch.stack(rows) for rows in column], dim=1)
-        for column in zip(*parts)
-    )
+        parts = [
+            evaluate(batch, _of_batch(generator, i * batch_size, len(batch)))
+            for i, batch in enumerate(batches)
+        ]
+    prior, t, cost, error = (torch.cat(column, dim=-1) for column in zip(*parts))
     unit = x_0[0].numel() * math.log(2)
-    last = schedule.alpha_bar[-1]
-    one = torch.ones(1, dtype=last.dtype, device=device)
-    prior = gaussian_kl(
-        last.sqrt() * x_0.to(last.dtype).flatten(1), (1 - last) * one, 0 * one, one
-    )
     return BitsPerDim(
         prior=prior / unit,
         t=t[1:],
         steps=cost[1:] / unit,
-        weight=torch.tensor(edges, device=device).diff(),
+        weight=torch.tensor(edges).diff(),
         decoder=cost[0] / unit,
         squared_error=error,
     )
+
+
+def _check_pictures(name: str, x: Tensor) -> None:
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        came = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(
+            f"{name}: expected a floating-point tensor, got {came}; scale pictures to "
+            "[-1, 1], as `as_floats` does"
+        )
+
+
+def _of_batch(generator: Randomness, first: int, n: int) -> Randomness:
+    """Return the randomness of n of the pictures, from number `first` on."""
+    if generator is None or isinstance(generator, torch.Generator):
+        return generator
+    if callable(generator):
+        source = generator
+        return lambda pictures, t: source(pictures + first, t)
+    return generator[first : first + n]
+
+
+def _draw_times(low: int, high: int, T: int, x: Tensor, generator: Randomness) -> Tensor:
+    """Draw a time from low + 1 ... high for each picture, (B,) int64, evenly."""
+    if generator is None or isinstance(generator, torch.Generator):
+        at = generator.device if generator is not None else x.device
+        return torch.randint(
+            low + 1, high + 1, x.shape[:1], generator=generator, device=at
+        ).to(x.device)
+    if high - low == 1:
+        return torch.full(x.shape[:1], high, device=x.device)
+    # No x_t has a t beyond T; so noise of such a t is free to decide: Phi(z) is uniform.
+    z = noise_for(x.shape, x.device, generator, torch.float64)(T + high)
+    share = torch.special.ndtr(z.flatten(1)[:, 0])
+    return (low + 1 + (share * (high - low)).long()).clamp(max=high)
 
 
 def _check_levels(x_0: Tensor, levels: int) -> None:
@@ -421,8 +464,9 @@ def _strata(T: int, times: int | None) -> list[int]:
     """Return the ends of the blocks of 2 ... T: block m holds edge m + 1 ... edge m + 1."""
     if times is None:
         return list(range(1, T + 1))
-    if isinstance(times, bool) or not isinstance(times, int) or not 1 <= times < T:
-        raise ValueError(f"times: expected None or 1 ... {T - 1}, got {times!r}")
+    times = _whole("times", times)
+    if not 1 <= times < T:
+        raise ValueError(f"times: expected None or 1 ... {T - 1}, got {times}")
     return [1 + tau for tau in reversed(timesteps(T - 1, times, "quadratic"))]
 
 
@@ -718,7 +762,8 @@ def collect_features(
 ) -> Tensor:
     """Return the features of the first `n` pictures, (n, D), on the CPU.
 
-    The papers use 50,000 samples; with fewer the Fréchet distance comes out larger.
+    The papers use 50,000 samples; with fewer the Fréchet distance comes out larger. The
+    memory holds one batch of pictures, and the features of all.
 
     Args:
         features: any callable on pictures (B, C, H, W) in [-1, 1], to (B, D). A module
@@ -732,6 +777,7 @@ def collect_features(
         ValueError: if the batches end before n pictures, or the features of a batch are
             not one row a picture.
     """
+    n = _whole("n", n)
     if n < 1:
         raise ValueError(f"n: expected at least 1, got {n}")
     rows: list[Tensor] = []
@@ -744,10 +790,7 @@ def collect_features(
                 f"batches: expected {n} pictures, got {have}; a distance of fewer is "
                 f"larger: pass n={have} if that is what you want, and say so"
             )
-        if not batch.is_floating_point():
-            raise TypeError(
-                f"batches: expected pictures in [-1, 1], got a tensor of {batch.dtype}"
-            )
+        _check_pictures("batches", batch)
         with _evaluating(features):
             found = features(batch)
         if found.dim() != 2 or len(found) != len(batch):
@@ -857,12 +900,13 @@ def inception_score(probabilities: Tensor, splits: int = 10) -> tuple[float, flo
 
     Equation: def-inception-score. Source: Salimans and others (2016).
     """
-    p = probabilities.double()
+    p = probabilities.cpu().double()
     if p.dim() != 2 or not (p >= 0).all() or not ((p.sum(1) - 1).abs() < 1e-4).all():
         raise ValueError(
             "probabilities: expected rows of numbers >= 0 that sum to 1, "
             f"got shape {tuple(probabilities.shape)}"
         )
+    splits = _whole("splits", splits)
     if not 1 <= splits <= len(p):
         raise ValueError(f"splits: expected 1 ... {len(p)}, got {splits}")
     scores = torch.stack([_score(part) for part in p.tensor_split(splits)])
@@ -890,7 +934,7 @@ def inception(
     Args:
         output: "features", 2048 numbers a picture, for `frechet_distance`; or
             "probabilities" of 1008 classes, for `inception_score` (without the last
-            layer's bias, as is the custom).
+            layer's bias, as is the custom), in float64 on the CPU.
         device: where to run.
         weights: a file with the weights.
 
@@ -925,7 +969,7 @@ def inception(
         as_file = ((pictures.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         with torch.no_grad():
             (found,) = network(as_file.to(device))
-        return found if output == "features" else found.double().softmax(1)
+        return found if output == "features" else found.cpu().double().softmax(1)
 
     return describe
 
@@ -959,6 +1003,7 @@ def denoise_steps(
     variance: Variance = "large",
     clip: bool = False,
     groups: int = 1,
+    batch_size: int = 128,
     generator: Randomness = None,
 ) -> Iterator[Step]:
     """Run Algorithm 2 from x_t, at time t, down to 0, one step at a time.
@@ -972,26 +1017,25 @@ def denoise_steps(
         clip: as for `sample_steps`.
         groups: B is this many groups of pictures, one after the other, that all get the
             same noise.
+        batch_size: how many pictures the network gets at once. Besides what it needs
+            for them, the memory holds all pictures some ten times.
         generator: where the noise comes from, as for `sample_steps`.
 
     Yields:
         t records, for the times t - 1 ... 0.
 
     Raises:
+        TypeError: if x_t is no floating-point tensor, or a count no whole number.
         ValueError: if t leaves its range, a name is unknown, B is no multiple of
-            `groups`, or the network is on another device. At once.
+            `groups`, batch_size is below 1, the generators are not as many as the
+            pictures of a group, or the network is on another device. At once.
 
     Paper: Algorithm 2, from line 2 on.
     """
-    if not isinstance(t, int):
-        raise TypeError(f"t: expected an int, got {type(t).__name__}")
+    t, groups = _whole("t", t), _whole("groups", groups)
     check_t(t, schedule)
     device = _common_device(model, schedule)
-    if not x_t.is_floating_point():
-        raise TypeError(
-            f"x_t: expected a floating-point tensor, got {x_t.dtype}; scale pictures to "
-            "[-1, 1], as `as_floats` does"
-        )
+    _check_pictures("x_t", x_t)
     reverse_variance(1, schedule, variance)  # an unknown name is refused now
     if groups < 1 or len(x_t) % groups != 0:
         raise ValueError(f"groups: expected a divisor of {len(x_t)}, got {groups}")
@@ -999,6 +1043,7 @@ def denoise_steps(
     again = (groups, *[1] * (x_t.dim() - 1))
 
     normal = noise_for(shape, device, generator, x_t.dtype)
+    network = _InBatches(model, batch_size)
 
     def walk() -> Iterator[Step]:
         x = x_t
@@ -1006,7 +1051,7 @@ def denoise_steps(
             z = None
             if now > 1:
                 z = normal(now - 1).repeat(again)
-            step = _step_back(model, x, now, z, schedule, variance, clip)
+            step = _step_back(network, x, now, z, schedule, variance, clip)
             x = step.x
             yield step
 
@@ -1022,6 +1067,7 @@ def denoise(
     variance: Variance = "large",
     clip: bool = False,
     groups: int = 1,
+    batch_size: int = 128,
     generator: Randomness = None,
 ) -> Tensor:
     """Run Algorithm 2 from x_t, at time t, to the end and return the pictures, (B, ...).
@@ -1036,6 +1082,7 @@ def denoise(
         variance=variance,
         clip=clip,
         groups=groups,
+        batch_size=batch_size,
         generator=generator,
     )
     for step in walk:
@@ -1051,6 +1098,7 @@ def progressive(
     *,
     variance: Variance = "large",
     clip: bool = True,
+    batch_size: int = 128,
     generator: Randomness = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
@@ -1063,6 +1111,8 @@ def progressive(
         times: from 0 ... T, in any order. For 0 it is the finished sample.
         variance: as for `sample_steps`.
         clip: as for `sample_steps`.
+        batch_size: how many pictures the network gets at once. Besides what it needs
+            for them, the memory holds all pictures some ten times, and the result.
         generator: as for `sample_steps`.
         dtype: as for `sample_steps`.
 
@@ -1070,18 +1120,17 @@ def progressive(
         (len(times), B, ...), in the order of `times`.
 
     Raises:
-        ValueError: if there are no times or one leaves its range.
+        TypeError: if a time or batch_size is no whole number.
+        ValueError: if there are no times, one leaves its range, or as `sample_steps`.
 
     Paper: figure 6.
     """
-    wanted = set(times)
-    if any(not isinstance(t, int) for t in wanted):
-        raise TypeError(f"times: expected ints, got {times}")
+    wanted = {_whole("times", t) for t in times}
     if not wanted or min(wanted) < 0 or max(wanted) > schedule.T:
         raise ValueError(f"times: expected some of 0 ... {schedule.T}, got {times}")
     seen = {}
     for step in sample_steps(
-        model,
+        _InBatches(model, batch_size),
         shape,
         schedule,
         variance=variance,
@@ -1105,6 +1154,7 @@ def shared_latents(
     *,
     variance: Variance = "large",
     clip: bool = True,
+    batch_size: int = 128,
     generator: Randomness = None,
 ) -> Tensor:
     """Finish each x_t `n` times, each time with fresh noise.
@@ -1117,23 +1167,49 @@ def shared_latents(
         schedule: the noise schedule.
         variance: as for `sample_steps`.
         clip: as for `sample_steps`.
-        generator: as for `sample_steps`.
+        batch_size: as for `denoise_steps`; there are n B pictures.
+        generator: as for `sample_steps`; a list has B generators. A callable is asked
+            for the first endings as ever, for the second with T + 1 added to each time,
+            for the third with 2 (T + 1), and so on.
 
     Returns:
         (n, B, ...).
 
     Raises:
-        ValueError: if n is below 1, or as `denoise_steps`.
+        TypeError, ValueError: if n is no whole number or below 1, or as `denoise_steps`.
 
     Paper: figure 7.
     """
+    n = _whole("n", n)
     if n < 1:
         raise ValueError(f"n: expected at least 1, got {n}")
-    start = x_t.repeat(n, *[1] * (x_t.dim() - 1))
+    _check_pictures("x_t", x_t)
     end = denoise(
-        model, start, t, schedule, variance=variance, clip=clip, generator=generator
+        model,
+        x_t.repeat(n, *[1] * (x_t.dim() - 1)),
+        t,
+        schedule,
+        variance=variance,
+        clip=clip,
+        batch_size=batch_size,
+        generator=_n_times(generator, n, schedule.T),
     )
     return end.reshape(n, *x_t.shape)
+
+
+def _n_times(generator: Randomness, n: int, T: int) -> Randomness:
+    """Return the randomness of n groups of the pictures, other noise for each group."""
+    if generator is None or isinstance(generator, torch.Generator):
+        return generator
+    if callable(generator):
+        source = generator
+        return lambda pictures, t: torch.cat(
+            [
+                source(pictures[: len(pictures) // n], t + group * (T + 1))
+                for group in range(n)
+            ]
+        )
+    return [*generator] * n
 
 
 # %% mystnb={"image": {"alt": "Six rows of pictures, what the sampler sees at t = 500, 400, 300, 200, 100, 50 and 0. At t = 500 black and white speckle, at t = 400 grey blurs, at t = 300 rough digits; from t = 200 on the digit stays what it is and gets sharper."}} tags=["active-ipynb", "nbval-ignore-output"]
@@ -1194,6 +1270,7 @@ def interpolate(
     *,
     variance: Variance = "large",
     clip: bool = True,
+    batch_size: int = 128,
     generator: Randomness = None,
 ) -> Tensor:
     """Mix pairs of pictures at time t and denoise the mixtures.
@@ -1207,7 +1284,9 @@ def interpolate(
         schedule: the noise schedule, on the pictures' device.
         variance: as for `sample_steps`.
         clip: as for `sample_steps`.
-        generator: where the noise comes from, as for `sample_steps`.
+        batch_size: as for `denoise_steps`; there are len(weights) B mixtures.
+        generator: where the noise comes from, as for `sample_steps`; a list has B
+            generators.
 
     Returns:
         (len(weights), B, ...). With weight 0 it is a plain `denoise` of the noised x_0.
@@ -1217,14 +1296,11 @@ def interpolate(
 
     Equation: def-interpolation. Paper: figure 8.
     """
+    _check_pictures("x_0", x_0)
+    _check_pictures("x_0_other", x_0_other)
     if x_0.shape != x_0_other.shape:
         raise ValueError(
             f"x_0_other: expected shape {tuple(x_0.shape)}, got {tuple(x_0_other.shape)}"
-        )
-    if not x_0.is_floating_point():
-        raise TypeError(
-            f"x_0: expected a floating-point tensor, got {x_0.dtype}; scale pictures to "
-            "[-1, 1], as `as_floats` does"
         )
     if len(weights) == 0:
         raise ValueError("weights: expected at least one number, got none")
@@ -1239,6 +1315,7 @@ def interpolate(
         variance=variance,
         clip=clip,
         groups=len(weights),
+        batch_size=batch_size,
         generator=generator,
     )
     return end.reshape(len(weights), *x_0.shape)

@@ -29,6 +29,7 @@ A walk visits the times T >= tau_S > ... > tau_1 >= 1 and ends at 0. The network
 once at each of them.
 """
 
+import operator
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Literal
@@ -83,14 +84,12 @@ def timesteps(T: int, steps: int, spacing: Spacing = "trailing") -> tuple[int, .
         steps + 1 whole numbers: tau_S > ... > tau_1 >= 1, and 0 at the end.
 
     Raises:
-        TypeError: if T or steps is no int.
+        TypeError: if T or steps is no whole number.
         ValueError: if steps is not in 1 ... T, or the spacing is unknown.
 
     Equation: def-timesteps.
     """
-    for name, value in (("T", T), ("steps", steps)):
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise TypeError(f"{name}: expected an int, got {value!r}")
+    T, steps = _whole("T", T), _whole("steps", steps)
     if not 1 <= steps <= T:
         raise ValueError(f"steps: expected 1 ... T = {T}, got {steps}")
     numbers = range(1, steps + 1)
@@ -113,6 +112,16 @@ def timesteps(T: int, steps: int, spacing: Spacing = "trailing") -> tuple[int, .
             f"got {spacing!r}"
         )
     return (*reversed(times), 0)
+
+
+def _whole(name: str, value: int) -> int:
+    """Return a whole number as an int; NumPy's are welcome."""
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise TypeError(f"{name}: expected an int, got {value!r}")
 
 
 # %% mystnb={"image": {"alt": "Four rows of ten dots between t = 1 and t = 1000. Leading: evenly from 1 to 901. Trailing: evenly from 100 to 1000. Linspace: evenly from 1 to 1000. Quadratic: dense near 0 and ever wider up to 1000."}} tags=["active-ipynb"]
@@ -178,7 +187,9 @@ def respace(schedule: Schedule, times: Sequence[int]) -> Schedule:
             f"times: expected whole numbers that fall from at most {schedule.T} to 0, "
             f"got {tuple(times)}"
         )
-    kept = schedule.alpha_bar.cpu().double()[list(reversed(times))]
+    # From beta again: 1 - alpha_bar of a table in float32 (on MPS) has lost its digits.
+    alpha_bar = Schedule(schedule.beta[1:].cpu()).alpha_bar
+    kept = alpha_bar[list(reversed(times))]
     beta = 1 - kept[1:] / kept[:-1]
     if (beta == 1).any():
         raise ValueError(
@@ -197,7 +208,8 @@ class _Renamed(nn.Module):
         self.times = torch.tensor([*reversed(times)])
 
     def forward(self, x: Tensor, i: Tensor) -> Tensor:
-        return self.model(x, self.times.to(i.device)[i])
+        self.times = self.times.to(i.device)  # once: a copy makes the computer wait
+        return self.model(x, self.times[i])
 
 
 def _renamed_noise(source: NoiseSource, times: Sequence[int]) -> NoiseSource:
@@ -384,19 +396,22 @@ def ddim_mean(
         (B, ...) the mean.
 
     Raises:
-        ValueError: if s and t are no times with s < t, or sigma leaves its range.
+        ValueError: if s and t are no times with s < t, or sigma leaves its range. On an
+            accelerator a sigma that is too large gives NaN instead: to look at numbers
+            there would make the computer wait.
 
     Equation: def-ddim-family. Source: Song, Meng and Ermon (2021), equation 7.
     """
     bar_t, bar_s = _two_levels(t, s, schedule)
     old = 1 - bar_s - sigma**2
-    if not (sigma >= 0 and old >= -1e-12):
+    rounding = 8 * torch.finfo(bar_s.dtype).eps
+    if old.device.type == "cpu" and not (sigma >= 0 and old >= -rounding):
         raise ValueError(
             f"sigma: expected 0 <= sigma^2 <= {float(1 - bar_s):g}, got sigma = {sigma}"
         )
+    old = old.where(old < -rounding, old.clamp(min=0))
     signal, noise = per_picture(bar_t.sqrt(), x_t), per_picture((1 - bar_t).sqrt(), x_t)
     in_x_t = (x_t - signal * x_0) / noise
-    old = old.clamp(min=0)  # rounding
     return per_picture(bar_s.sqrt(), x_0) * x_0 + per_picture(old.sqrt(), x_t) * in_x_t
 
 
@@ -656,11 +671,11 @@ def ddim_sample(
 # %% [markdown]
 # ### A step is a turn
 #
-# At $\eta = 0$ the step has a plain picture. Take the angle from [the loss](loss.ipynb): $\cos\varphi_t = \sqrt{\bar\alpha_t}$ and $\sin\varphi_t = \sqrt{1-\bar\alpha_t}$. It grows from $\varphi_0 = 0$ to nearly a right angle. The network's guesses of picture, noise and velocity are tied together by $\hat x_0 = \cos\varphi_t\,x_t-\sin\varphi_t\,\hat v$ and $\hat\varepsilon = \sin\varphi_t\,x_t+\cos\varphi_t\,\hat v$. Put them into the step:
+# At $\eta = 0$ the step has a plain picture. Take the angle from [the loss](loss.ipynb): $\cos\varphi_t = \sqrt{\bar\alpha_t}$ and $\sin\varphi_t = \sqrt{1-\bar\alpha_t}$. It grows from $\varphi_0 = 0$ to nearly a right angle. The network's guesses of picture, noise and velocity are tied together by $\hat x_0 = \cos\varphi_t\,x_t-\sin\varphi_t\,\hat v$ and $\hat\varepsilon = \sin\varphi_t\,x_t+\cos\varphi_t\,\hat v$. Put them into Eq. [DDIM step](#eq-ddim-step), whose $\sigma$ is 0:
 #
 # $$
 # \begin{aligned}
-# x_s &= \cos\varphi_s\,\hat x_0+\sin\varphi_s\,\hat\varepsilon && \text{Eq. (step), } \sigma = 0 \\
+# x_s &= \cos\varphi_s\,\hat x_0+\sin\varphi_s\,\hat\varepsilon && \text{the step} \\
 # &= (\cos\varphi_s\cos\varphi_t+\sin\varphi_s\sin\varphi_t)\,x_t - (\cos\varphi_s\sin\varphi_t-\sin\varphi_s\cos\varphi_t)\,\hat v && \text{sort} ,
 # \end{aligned}
 # $$
@@ -730,8 +745,24 @@ def ddim_sample(
 # $$ (eq-ddim-encode)
 #
 # The way down then asks $\varepsilon_\theta(x_t,t)$ and not $\varepsilon_\theta(x_s,t)$. So the round trip is not exact, but the smaller the steps, the less the two differ.
+#
+# There may be many pictures, more than the network can hold at once. It is asked about a batch after the other; all that is not the network takes the pictures together.
 
 # %%
+class _InBatches(nn.Module):
+    """A network that gets no more than `size` pictures at once."""
+
+    def __init__(self, model: Model, size: int) -> None:
+        super().__init__()
+        self.model, self.size = model, _whole("batch_size", size)
+        if size < 1:
+            raise ValueError(f"batch_size: expected at least 1, got {size}")
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        parts = zip(x.split(self.size), t.split(self.size))
+        return torch.cat([ask(self.model, *part) for part in parts])
+
+
 def ddim_encode(
     model: Model,
     x_0: Tensor,
@@ -739,6 +770,7 @@ def ddim_encode(
     steps: int,
     *,
     spacing: Spacing = "trailing",
+    batch_size: int = 128,
 ) -> Tensor:
     """Walk DDIM's path upwards with eta = 0: from pictures to the noise they come from.
 
@@ -751,17 +783,20 @@ def ddim_encode(
         schedule: the noise schedule, on x_0's device.
         steps: how often the network is asked, 1 ... T.
         spacing: which times are visited; see `timesteps`.
+        batch_size: how many pictures the network gets at once. Besides what it needs
+            for them, the memory holds all pictures some five times.
 
     Returns:
         (B, ...) x at the highest of these times.
 
     Raises:
-        ValueError, TypeError: as `timesteps`.
+        ValueError, TypeError: as `timesteps`; if batch_size is no positive int.
 
     Equation: eq-ddim-encode. Source: Song, Meng and Ermon (2021), section 4.3.
     """
     times = timesteps(schedule.T, steps, spacing)[::-1]
     device = _common_device(model, schedule)
+    model = _InBatches(model, batch_size)
     x = x_0
     with _evaluating(model):
         for s, t in pairwise(times):

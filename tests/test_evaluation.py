@@ -1,5 +1,6 @@
 """Evaluation: against closed cases, enumeration, the original's formula, SciPy, and its own full count."""
 
+import copy
 import math
 import sys
 import types
@@ -10,9 +11,10 @@ import pytest
 import torch
 from reference import normal_pdf
 from scipy.linalg import sqrtm
-from scipy.stats import norm
+from scipy.stats import chisquare, norm
 from torch import Tensor, nn
 
+from ddpm_nb._noise import CounterNoise
 from ddpm_nb.algorithms import Step, sample, sample_steps
 from ddpm_nb.evaluation import (
     BitsPerDim,
@@ -360,24 +362,25 @@ def test_each_term_is_the_divergence_of_the_two_steps_back(
 
 
 @pytest.mark.equation("def-bits")
-def test_dimensions_are_averaged_and_batches_change_nothing() -> None:
-    """A picture of four equal, independent pixels costs per dimension what one pixel costs."""
-    x = LEVELS[[3, 99, 200, 255, 0]][:, None]
-    zero = lambda x, t: torch.zeros_like(x)  # noqa: E731
-    one = bits_per_dim(zero, x, LINEAR, times=40, generator=generator())
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_dimensions_are_averaged_and_batches_change_nothing(size: int) -> None:
+    """A picture of six equal pixels with equal noise costs per dimension what one pixel costs, term by term."""
+    x, noise = LEVELS[[3, 99, 200, 255, 0]][:, None], CounterNoise(0, (1,))
+    one = bits_per_dim(network, x, LINEAR, times=40, generator=noise)
     wide = bits_per_dim(
-        zero,
-        x.repeat(1, 40_000).reshape(5, 1, 200, 200),
-        Schedule.linear(T=3, beta_1=0.1, beta_T=0.3),
-        generator=generator(),
+        network,
+        x.repeat(1, 6).reshape(5, 1, 2, 3),
+        LINEAR,
+        times=40,
+        batch_size=size,
+        generator=lambda pictures, t: (
+            noise(pictures, t).repeat(1, 6).reshape(-1, 1, 2, 3)
+        ),
     )
-    assert one.total.shape == wide.total.shape == (5,)
-    assert wide.total.max() < 60
-    pieces = bits_per_dim(
-        zero, x, LINEAR, times=40, batch_size=2, generator=generator()
-    )
-    assert pieces.t.shape == one.t.shape == (40, 5)
-    assert torch.equal(pieces.prior, one.prior)
+    assert one.t.shape == one.steps.shape == (40, 5)
+    assert one.squared_error.shape == (41, 5)
+    for name in ("prior", "t", "steps", "weight", "decoder", "squared_error", "total"):
+        assert torch.allclose(getattr(wide, name), getattr(one, name), rtol=1e-9), name
 
 
 # --- the estimate
@@ -487,7 +490,6 @@ def test_evaluation_refuses_bad_input() -> None:
     for option, message in (
         ({"times": 0}, r"times: expected None or 1 \.\.\. 19, got 0"),
         ({"times": 20}, "times: expected"),
-        ({"times": 2.0}, "times: expected"),
         ({"variance": "huge"}, "variance: expected"),
         ({"first_step": "none"}, "first_step: expected"),
         ({"decoder": "none"}, "decoder: expected"),
@@ -497,6 +499,10 @@ def test_evaluation_refuses_bad_input() -> None:
             bits_per_dim(network, on_level, TWENTY, **option)
     with pytest.raises(ValueError, match="for T = 1"):
         bits_per_dim(network, on_level, Schedule([0.5]))
+    with pytest.raises(ValueError, match="variance: expected"):  # though no step has it
+        bits_per_dim(
+            network, on_level, Schedule([0.5]), first_step="beta", variance="huge"
+        )
     alone = bits_per_dim(network, on_level, Schedule([0.5]), first_step="beta")
     assert alone.steps.shape == (0, 2)
     assert alone.total.isfinite().all()
@@ -690,7 +696,7 @@ def test_features_are_collected_until_there_are_enough() -> None:
     assert len(pulled) == 3  # nothing is drawn that is not used
     with pytest.raises(ValueError, match="expected 50000 pictures, got 8"):
         collect_features(lambda x: x.flatten(1), [torch.zeros(8, 1, 2, 2)])
-    with pytest.raises(TypeError, match="batches: expected pictures in"):
+    with pytest.raises(TypeError, match="batches: expected a floating-point"):
         collect_features(
             lambda x: x.flatten(1), [torch.zeros(8, 3, dtype=torch.uint8)], n=8
         )
@@ -985,6 +991,17 @@ def test_features_are_not_recorded_for_a_gradient() -> None:
     assert seen == [False]
 
 
+def test_features_come_from_a_network_in_eval_mode_which_is_left_as_it_was() -> None:
+    """Batch norm and dropout would describe a picture by its neighbours, and by chance."""
+    describe = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4), nn.Dropout(0.5))
+    describe[2].eval()  # one part's mode is its own
+    x = torch.randn(6, 1, 2, 2, generator=generator())
+    found = collect_features(describe, x.split(2), n=6)
+    assert torch.allclose(found, x.flatten(1) / (1 + 1e-5) ** 0.5)
+    assert [part.training for part in describe] == [True, True, False]
+    assert describe[1].num_batches_tracked == 0
+
+
 @pytest.mark.equation("def-inception-score")
 def test_the_score_is_the_exponential_of_the_mean() -> None:
     p = np.array([[1.0, 0, 0], [0.6, 0.3, 0.1], [0.2, 0.2, 0.6]])
@@ -1067,7 +1084,458 @@ def test_bytes_are_no_pictures_to_walk_from() -> None:
         denoise(network, x, 3, TWENTY)
     with pytest.raises(TypeError, match="x_0: expected a floating-point"):
         interpolate(network, x, x, 3, (0.5,), TWENTY)
-    with pytest.raises(TypeError, match="times: expected ints"):
+    with pytest.raises(TypeError, match=r"times: expected an int, got 3\.5"):
         progressive(network, (2, 1), TWENTY, (3.5,))
     with pytest.raises(ValueError, match="n: expected at least 1"):
         collect_features(nn.Flatten(), [x.float()], n=0)
+
+
+# --- a picture's numbers are its own
+
+
+def sources(n: int, shape: tuple[int, ...]) -> dict[str, object]:
+    """Everything but a plain generator, for pictures 0 ... n - 1."""
+    noise = CounterNoise(7, shape)
+    return {
+        "counter": noise,
+        "function": lambda pictures, t: noise(pictures, t).double(),
+        "list": [generator(seed) for seed in range(n)],
+    }
+
+
+KINDS = ("counter", "function", "list")
+ROWS = ("prior", "t", "steps", "decoder", "squared_error", "total")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("times", [None, 4])
+def test_a_picture_s_bits_depend_on_no_other_picture(
+    kind: str, times: int | None
+) -> None:
+    """Whatever the batch, and however many pictures are given; from number 2 on as well."""
+    x_0 = LEVELS[torch.randint(0, 256, (8, 3), generator=generator())]
+
+    def bits(n: int, size: int, first: int = 0) -> BitsPerDim:
+        source = sources(8, (3,))[kind]
+        if isinstance(source, list):
+            source = source[first : first + n]
+        elif first:
+            source = CounterNoise(7, (3,), first=first)
+        return bits_per_dim(
+            network,
+            x_0[first : first + n],
+            TWENTY,
+            times=times,
+            batch_size=size,
+            generator=source,
+        )
+
+    whole = bits(8, 8)
+    for n, size, first in ((8, 1, 0), (8, 3, 0), (3, 2, 0), (5, 4, 2)):
+        part = bits(n, size, first)
+        for name in ROWS:
+            value = getattr(whole, name)[..., first : first + n]
+            assert torch.equal(getattr(part, name), value), (name, n, size)
+    assert len({tuple(column) for column in whole.steps.T.tolist()}) == 8
+
+
+@pytest.mark.parametrize("times", [None, 3])
+def test_the_source_decides_the_noise_of_each_time(times: int | None) -> None:
+    """The x_t that the network sees, from the noise that the source has for it."""
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def spy(x: Tensor, t: Tensor) -> Tensor:
+        seen.append((x, t))
+        return network(x, t)
+
+    noise = CounterNoise(3, (2,))
+    x_0 = LEVELS[torch.tensor([[0, 7], [99, 255], [128, 3]])]
+    bits = bits_per_dim(spy, x_0, TWENTY, times=times, generator=noise)
+    # Quadratic blocks of 2 ... 20 for three times: they end at 4, 10 and 20.
+    blocks = range(1, 21) if times is None else (1, 4, 10, 20)
+    for last, (x_t, t) in zip(blocks, seen, strict=True):
+        expected = q_sample(x_0, t, noise(torch.arange(3), last).double(), TWENTY)
+        assert torch.allclose(x_t, expected, rtol=0, atol=1e-12)
+        assert (t <= last).all()
+        assert times is not None or (t == last).all()
+    assert torch.equal(torch.stack([t for _, t in seen[1:]]), bits.t)
+
+
+@pytest.mark.equation("eq-strata")
+@pytest.mark.parametrize("kind", KINDS)
+def test_times_by_a_source_are_even_and_independent(kind: str) -> None:
+    """All times of a block equally often (chi squared), blocks and noise uncorrelated, the estimate unbiased."""
+    n = 6000
+    x_0 = torch.zeros(n, 1, dtype=F64) + LEVELS[200]
+    options = {"batch_size": n, "generator": sources(n, (1,))[kind]}
+    points: list[Tensor] = []
+
+    def spy(x: Tensor, t: Tensor) -> Tensor:
+        points.append(x)
+        return network(x, t)
+
+    bits = bits_per_dim(spy, x_0, LINEAR, times=4, **options)
+    position = []
+    for row, low, w in zip(bits.t, (2, 65, 252, 564), bits.weight.tolist()):
+        assert row.min() >= low
+        assert row.max() < low + w
+        share = (row.double() - low + 0.5) / w
+        position.append(share)
+        count = torch.histc(share, min(w, 20), 0, 1).numpy()
+        even = torch.histc((torch.arange(w) + 0.5).double() / w, min(w, 20), 0, 1)
+        assert chisquare(count, (even / w * n).numpy()).pvalue > 1e-4
+    signal = LINEAR.alpha_bar[bits.t].sqrt()
+    noise = [(x[:, 0] - root * x_0[:, 0]) for x, root in zip(points[1:], signal)]
+    table = torch.corrcoef(torch.stack([*position, *noise]))
+    assert (table - torch.eye(8)).abs().max() < 4.5 / n**0.5
+
+    full = bits_per_dim(network, x_0, TWENTY, **options)
+    some = bits_per_dim(network, x_0, TWENTY, times=5, **options)
+    difference = some.total - full.total
+    assert abs(difference.mean()) < 4 * difference.std() / n**0.5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_source_decides_every_view_and_each_picture_alone(kind: str) -> None:
+    """Two pictures of five, in batches of three and of one: the same endings and the same mixtures."""
+    x, y = torch.randn(2, 5, 3, dtype=F64, generator=generator(3))
+
+    def views(n: int, size: int, endings: int) -> list[Tensor]:
+        def source() -> object:
+            made = sources(5, (3,))[kind]
+            return made[:n] if isinstance(made, list) else made
+
+        many = {"batch_size": size}
+        return [
+            shared_latents(
+                network, x[:n], 9, endings, TWENTY, generator=source(), **many
+            ),
+            interpolate(
+                network, x[:n], y[:n], 9, (0, 0.4), TWENTY, generator=source(), **many
+            ),
+            progressive(
+                network, (n, 3), TWENTY, (7, 0), generator=source(), dtype=F64, **many
+            ),
+            denoise(network, x[:n], 9, TWENTY, clip=True, generator=source(), **many)[
+                None
+            ],
+        ]
+
+    for whole, part in zip(views(5, 15, 3), views(2, 3, 3)):
+        assert torch.allclose(part, whole[:, :2], rtol=0, atol=1e-12)
+        assert whole.std(dim=1).min() > 1e-3
+    if kind != "list":  # by counter an ending does not depend on how many there are
+        shared, more = views(2, 1, 2)[0], views(2, 1, 4)[0]
+        assert torch.allclose(shared, more[:2], rtol=0, atol=1e-12)
+        # The first ending is the plain one, and no two are alike.
+        assert torch.allclose(more[0], views(2, 1, 1)[3][0], rtol=0, atol=1e-12)
+    endings = views(2, 1, 4)[0]
+    apart = torch.cdist(endings[:, 0], endings[:, 0]) + torch.eye(4)
+    assert apart.min() > 1e-3
+
+
+def test_the_two_noises_of_an_interpolation_are_different_ones() -> None:
+    """What is put into x_t is the source's noise of t, and line 4 adds that of t - 1, ..., 1."""
+    asked: list[int] = []
+    noise = CounterNoise(1, (2,))
+
+    def source(pictures: Tensor, t: int) -> Tensor:
+        asked.append(t)
+        assert pictures.tolist() == [0, 1, 2]
+        return noise(pictures, t)
+
+    x = torch.zeros(3, 2)
+    interpolate(network, x, x, 6, (0, 0.5, 1), TWENTY, generator=source)
+    assert asked == [6, 5, 4, 3, 2, 1]
+
+
+def test_generators_must_be_as_many_as_pictures() -> None:
+    x = torch.ones(4, 2)
+    for n in (3, 5):
+        rngs = [generator(i) for i in range(n)]
+        for call in (
+            lambda: bits_per_dim(network, x, TWENTY, batch_size=2, generator=rngs),  # noqa: B023
+            lambda: shared_latents(network, x, 3, 2, TWENTY, generator=rngs),  # noqa: B023
+            lambda: interpolate(network, x, x, 3, (0, 1), TWENTY, generator=rngs),  # noqa: B023
+        ):
+            with pytest.raises(ValueError, match="generator: expected one"):
+                call()
+
+
+# --- many pictures
+
+
+class Sizes:
+    """A network that writes down how many pictures it got, and mixes none of them."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        self.seen.append(len(x))
+        assert len(t) == len(x)
+        return network(x, t)
+
+
+def test_no_view_gives_the_network_more_than_a_batch() -> None:
+    """In batches of 1, 4 and 128 the results are those of all at once."""
+    x, y = torch.randn(2, 6, 3, dtype=F64, generator=generator(3))
+    a, b = x[:2], y[:2]
+    for view, times in (
+        (lambda net, **o: denoise(net, x, 5, TWENTY, **o), 5),
+        (lambda net, **o: shared_latents(net, a, 5, 3, TWENTY, **o), 5),
+        (lambda net, **o: interpolate(net, a, b, 5, (0, 0.3, 1), TWENTY, **o), 5),
+        (lambda net, **o: progressive(net, (6, 3), TWENTY, (4, 0), dtype=F64, **o), 20),
+    ):
+        results = []
+        for size, seen in ((6, [6]), (1, [1] * 6), (4, [4, 2]), (128, [6])):
+            net = Sizes()
+            results.append(view(net, batch_size=size, generator=generator()))
+            assert net.seen == seen * times
+            assert torch.allclose(results[-1], results[0], rtol=0, atol=1e-12)
+        net = Sizes()
+        many = view(net, generator=generator())
+        assert torch.equal(many, results[-1])  # 128 is the default
+        with pytest.raises(ValueError, match="batch_size: expected at least 1"):
+            view(net, batch_size=0)
+        with pytest.raises(TypeError, match="batch_size: expected an int"):
+            view(net, batch_size=2.0)
+    with pytest.raises(ValueError, match="batch_size: expected at least 1"):
+        bits_per_dim(network, torch.ones(2, 1), TWENTY, batch_size=0)
+
+
+def test_the_levels_are_looked_at_in_all_batches() -> None:
+    x_0 = torch.ones(5, 1)
+    x_0[4] = 0.5
+    with pytest.raises(ValueError, match="x_0: expected pictures on 256 levels"):
+        bits_per_dim(network, x_0, TWENTY, batch_size=2)
+
+
+def test_views_in_batches_leave_a_module_as_it_was() -> None:
+    net = Recorder()
+    for step in denoise_steps(net, torch.zeros(3, 1), 2, TWENTY, batch_size=2):
+        assert net.training
+        assert not step.x.requires_grad
+    shared_latents(net, torch.zeros(3, 1), 2, 2, TWENTY, batch_size=4)
+    progressive(net, (3, 1), TWENTY, (0,))
+    assert net.training
+    assert {seen[1:] for seen in net.seen} == {(False, False)}
+
+
+# --- off the CPU
+
+
+def test_tables_in_float32_are_worked_out_again_in_float64() -> None:
+    """As on a device without float64. 1 - alpha_bar_1 of a rounded table has four digits; a beta has seven."""
+    rounded = copy.copy(LINEAR)
+    for name in ("beta", "alpha", "alpha_bar"):
+        object.__setattr__(rounded, name, getattr(LINEAR, name).float())
+    x_0 = LEVELS[torch.randint(0, 256, (5, 3), generator=generator())].float()
+
+    def quiet(x: Tensor, t: Tensor) -> Tensor:
+        assert x.dtype == torch.float32
+        return x.tanh()
+
+    for times in (None, 30):
+        for decoder in ("exact", "tanh", "continuous"):
+            exact, near = (
+                bits_per_dim(
+                    quiet,
+                    x_0,
+                    schedule,
+                    times=times,
+                    decoder=decoder,
+                    generator=generator(),
+                )
+                for schedule in (LINEAR, rounded)
+            )
+            assert torch.equal(exact.t, near.t)
+            for name in ("prior", "steps", "decoder", "total"):
+                value = getattr(near, name)
+                assert value.dtype == F64
+                assert torch.allclose(value, getattr(exact, name), rtol=2e-5), name
+    assert all(v.dtype == F64 for v in vars(rate_distortion(near)).values())
+
+
+def test_numbers_without_float64_are_judged_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever asks for float64 or for log_ndtr has come to the CPU before."""
+    moved: list[int] = []
+    cpu = Tensor.cpu
+
+    def note(x: Tensor) -> Tensor:
+        moved.append(id(x))
+        return cpu(x)
+
+    monkeypatch.setattr(Tensor, "cpu", note)
+    p = torch.full((4, 2), 0.5)
+    inception_score(p, splits=1)
+    assert id(p) in moved
+    moved.clear()
+    discretized_log_prob(torch.zeros(3), torch.zeros(3), 1.0)
+    assert len(moved) == 4
+
+
+def test_whole_numbers_of_numpy_are_welcome_here_too() -> None:
+    x = torch.ones(4, 2)
+    two, three = np.int64(2), np.int8(3)
+    bits = bits_per_dim(
+        network, x, TWENTY, times=three, batch_size=two, generator=generator()
+    )
+    assert bits.t.shape == (3, 4)
+    assert shared_latents(network, x, three, two, TWENTY).shape == (2, 4, 2)
+    assert denoise(network, x, three, TWENTY, groups=two, batch_size=two).shape == (
+        4,
+        2,
+    )
+    assert len(progressive(network, (1, 2), TWENTY, np.arange(0, 4))) == 4
+    assert len(collect_features(nn.Flatten(), [x], n=three)) == 3
+    assert inception_score(torch.full((4, 2), 0.5), splits=two)[1] == 0
+    for call in (
+        lambda: bits_per_dim(network, x, TWENTY, times=2.0),
+        lambda: bits_per_dim(network, x, TWENTY, times=True),
+        lambda: shared_latents(network, x, 3, 2.0, TWENTY),
+        lambda: denoise(network, x, 3, TWENTY, groups=2.0),
+        lambda: denoise(network, x, 3.0, TWENTY),
+        lambda: collect_features(nn.Flatten(), [x], n=3.0),
+        lambda: inception_score(torch.full((4, 2), 0.5), splits=2.0),
+    ):
+        with pytest.raises(TypeError, match="expected an int, got"):
+            call()
+
+
+# --- options: left out, each is what the page says; given, each makes a difference
+
+COARSE = LEVELS[torch.randint(0, 16, (130, 2), generator=torch.Generator()) * 17]
+X, Y = torch.randn(2, 4, 3, dtype=F64, generator=torch.Generator().manual_seed(1))
+
+
+def last(steps: Iterator[Step]) -> Tensor:
+    return list(steps)[-1].x
+
+
+@pytest.mark.parametrize(
+    ("call", "choices"),
+    [
+        (
+            lambda **o: (
+                bits_per_dim(network, COARSE, TWENTY, generator=generator(), **o).total
+            ),
+            {
+                "times": (None, 18),
+                "variance": ("large", "small"),
+                "first_step": ("original", "beta"),
+                "clip": (True, False),
+                "decoder": ("exact", "tanh"),
+                "levels": (256, 16),
+                "batch_size": (128, 65),
+            },
+        ),
+        (
+            lambda **o: discretized_log_prob(COARSE, 0.9 * COARSE, 1e-4, **o),
+            {"levels": (256, 16), "decoder": ("exact", "tanh")},
+        ),
+        (
+            lambda **o: last(
+                denoise_steps(network, X, 9, TWENTY, generator=generator(), **o)
+            ),
+            {"variance": ("large", "small"), "clip": (False, True), "groups": (1, 2)},
+        ),
+        (
+            lambda **o: denoise(network, X, 9, TWENTY, generator=generator(), **o),
+            {"variance": ("large", "small"), "clip": (False, True), "groups": (1, 2)},
+        ),
+        (
+            lambda **o: progressive(
+                network, (4, 3), TWENTY, (9, 0), generator=generator(), **o
+            ),
+            {
+                "variance": ("large", "small"),
+                "clip": (True, False),
+                "dtype": (None, F64),
+            },
+        ),
+        (
+            lambda **o: shared_latents(
+                network, X, 9, 2, TWENTY, generator=generator(), **o
+            ),
+            {"variance": ("large", "small"), "clip": (True, False)},
+        ),
+        (
+            lambda **o: interpolate(
+                network, X, Y, 9, (0.3,), TWENTY, generator=generator(), **o
+            ),
+            {"variance": ("large", "small"), "clip": (True, False)},
+        ),
+        (
+            lambda **o: (
+                rate_distortion(
+                    bits_per_dim(network, COARSE, TWENTY, generator=generator()), **o
+                ).distortion
+            ),
+            {"levels": (256, 255)},
+        ),
+        (
+            lambda **o: torch.tensor(
+                inception_score(torch.tensor([[0.1, 0.9], [0.6, 0.4]] * 10), **o)
+            ),
+            {"splits": (10, 7)},
+        ),
+    ],
+    ids=lambda value: None,
+)
+def test_every_option_has_its_stated_default_and_arrives(
+    call: object, choices: dict[str, tuple[object, object]]
+) -> None:
+    stated = {name: default for name, (default, _) in choices.items()}
+    plain = call()
+    assert torch.equal(call(**stated), plain)
+    for name, (_, other) in choices.items():
+        assert not torch.equal(call(**{name: other}).to(plain), plain), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_plain_generator_keeps_its_meaning(dtype: torch.dtype, size: int) -> None:
+    """Batch after batch, block after block: the times, then the noise. Stored numbers hang on it."""
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def spy(x: Tensor, t: Tensor) -> Tensor:
+        seen.append((x, t))
+        return network(x, t)
+
+    x_0, rng = (
+        LEVELS[torch.tensor([[0, 7], [99, 255], [128, 3]])].to(dtype),
+        generator(),
+    )
+    bits_per_dim(spy, x_0, TWENTY, times=3, batch_size=size, generator=generator())
+    asked = iter(seen)
+    for batch in x_0.split(size):
+        for first, end in ((1, 1), (2, 4), (5, 10), (11, 20)):  # quadratic blocks
+            t = torch.randint(first, end + 1, (len(batch),), generator=rng)
+            noise = torch.randn(batch.shape, generator=rng, dtype=dtype)
+            x_t, told = next(asked)
+            assert torch.equal(told, t)
+            expected = q_sample(batch.double(), t, noise.double(), TWENTY)
+            assert torch.equal(x_t, expected.to(dtype))
+    assert next(asked, None) is None
+
+
+def test_inception_records_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Extractor(nn.Module):
+        def __init__(self, *given: object, **options: object) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(()))
+
+        def forward(self, x: Tensor) -> tuple[Tensor]:
+            return (x.flatten(1) * self.weight,)
+
+    module = types.ModuleType("torch_fidelity.feature_extractor_inceptionv3")
+    module.FeatureExtractorInceptionV3 = Extractor  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch_fidelity", types.ModuleType("t"))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    for output in ("features", "probabilities"):
+        found = inception(output)(torch.zeros(2, 3, 4, 4))
+        assert not found.requires_grad
+    assert found.dtype == F64

@@ -1,5 +1,6 @@
 """Fewer steps: against diffusers on shared tables, Algorithm 2 itself, Monte Carlo, and cases with a closed answer."""
 
+import copy
 import math
 from collections.abc import Iterator
 from fractions import Fraction
@@ -41,6 +42,14 @@ def generator(seed: int = 0) -> torch.Generator:
 def network(x: Tensor, t: Tensor) -> Tensor:
     """Some function of x and t, so that asking about a wrong t shows."""
     return (x * (1 + 0.02 * t.view(-1, *[1] * (x.dim() - 1)))).sin()
+
+
+def in_float32(schedule: Schedule) -> Schedule:
+    """The same tables as a device without float64 holds them."""
+    rounded = copy.copy(schedule)
+    for name in ("beta", "alpha", "alpha_bar"):
+        object.__setattr__(rounded, name, getattr(schedule, name).float())
+    return rounded
 
 
 # --- which times
@@ -130,13 +139,22 @@ def test_bad_counts_and_names_are_refused() -> None:
     for steps in (0, -1, 41):
         with pytest.raises(ValueError, match=r"steps: expected 1 \.\.\. T = 40"):
             timesteps(40, steps)
-    for wrong in (2.0, True, "5"):
+    for wrong in (2.0, True, "5", np.float64(5), None):
         with pytest.raises(TypeError, match="steps: expected an int"):
             timesteps(40, wrong)
     with pytest.raises(TypeError, match="T: expected an int"):
         timesteps(40.0, 5)
     with pytest.raises(ValueError, match=r"spacing: expected .*'uniform'"):
         timesteps(40, 5, "uniform")
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int8, np.uint8, torch.tensor])
+@every_spacing
+def test_whole_numbers_of_numpy_are_welcome(kind: type, spacing: str) -> None:
+    """A small type must not overflow either: 100 * 100 does not fit into it."""
+    times = timesteps(kind(100), kind(90), spacing)
+    assert times == timesteps(100, 90, spacing)
+    assert all(type(t) is int for t in times)
 
 
 # --- Algorithm 2 with strides
@@ -154,6 +172,17 @@ def test_the_short_chain_has_the_levels_of_the_long_one(
     for i, t in enumerate(reversed(times)):
         exact = math.prod(1 - Fraction(float(b)) for b in FORTY.beta[1 : t + 1])
         assert short.alpha_bar[i].item() == pytest.approx(float(exact), rel=1e-13)
+
+
+@pytest.mark.equation("eq-respaced-beta")
+@pytest.mark.parametrize("schedule", [Schedule.linear(), Schedule.cosine()])
+@pytest.mark.parametrize("steps", [10, 300, 1000])
+def test_tables_in_float32_lose_no_beta(schedule: Schedule, steps: int) -> None:
+    """Differences of float32 alpha_bars would be off by up to a hundredth."""
+    times = timesteps(1000, steps)
+    short = respace(in_float32(schedule), times)
+    exact = respace(schedule, times)
+    assert torch.allclose(short.beta, exact.beta, rtol=1e-6, atol=0)
 
 
 @pytest.mark.equation("eq-respaced-beta")
@@ -290,6 +319,55 @@ def test_the_largest_sigma_is_allowed_and_a_larger_one_is_not() -> None:
         ddim_sigma(41, 3, FORTY, 0.5)
     with pytest.raises(ValueError, match="t: expected"):
         ddim_sigma(4, -1, FORTY, 0.5)
+
+
+@pytest.mark.equation("def-ddim-family")
+@pytest.mark.parametrize("schedule", [Schedule.linear, Schedule.cosine])
+@pytest.mark.parametrize("T", [20, 100, 1000])
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
+def test_tables_in_float32_do_for_every_walk(
+    schedule: object, T: int, eta: float
+) -> None:
+    """As on a device without float64: 1 - alpha_bar is then known to 6e-8 only."""
+    exact = schedule(T=T)
+    rounded = in_float32(exact)
+    x_0, x_t = torch.randn(2, 50, 1, generator=generator())
+    steps = {t for n in (1, 2, 5, 10, 20, T) for t in pairwise(timesteps(T, n))}
+    for t, s in steps:
+        sigma, close = (ddim_sigma(t, s, it, eta) for it in (exact, rounded))
+        assert close.dtype == torch.float32
+        mean = ddim_mean(x_0.double(), x_t.double(), t, s, exact, sigma)
+        near = ddim_mean(x_0, x_t, t, s, rounded, close)
+        # An error of 1e-6 in 1 - alpha_bar_s - sigma^2, under a root at worst.
+        assert torch.allclose(near.double(), mean, rtol=0, atol=5e-3), (t, s)
+        assert torch.allclose(close.double(), sigma, rtol=2e-3, atol=0), (t, s)
+    model = optimal_noise(GaussianMixture([1.0], [[0.3]], [0.4]), exact)
+    options = {"eta": eta, "clip": True}
+    for n in (2, 5):
+        one, two = (
+            ddim_sample(model, (50, 1), it, n, generator=generator(), **options)
+            for it in (exact, rounded)
+        )
+        assert torch.allclose(one, two, rtol=0, atol=5e-3), n
+
+
+def test_a_sigma_out_of_range_is_no_rounding_in_float32_either() -> None:
+    x, rounded = torch.ones(2, 1), in_float32(FORTY)
+    largest = (1 - rounded.alpha_bar[12]).sqrt()
+    for sigma in (largest, float(largest)):
+        assert ddim_mean(x, x, 30, 12, rounded, sigma).isfinite().all()
+    for sigma in (1.001 * largest, 1.001 * float(largest), -0.1, float("nan")):
+        with pytest.raises(ValueError, match="sigma: expected"):
+            ddim_mean(x, x, 30, 12, rounded, sigma)
+
+
+def test_no_step_waits_for_the_device() -> None:
+    """Whoever looks at a number of a tensor without storage gets an error."""
+    schedule = FORTY.to("meta")
+    for eta in (0.0, 1.0):
+        x = ddim_sample(network, (3, 2), schedule, 5, eta=eta, clip=True)
+        assert x.device.type == "meta"
+    assert ddim_encode(network, x, schedule, 5).device.type == "meta"
 
 
 @pytest.mark.equation("def-eta")
@@ -795,3 +873,106 @@ def test_encoding_neither_trains_nor_records() -> None:
 def test_a_step_that_leaves_no_signal_is_refused() -> None:
     with pytest.raises(ValueError, match="more steps are needed"):
         strided_sample_steps(network, (2, 1), Schedule.linear(T=4000), 1)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, None])
+def test_encoding_takes_the_pictures_in_batches(size: int | None) -> None:
+    seen: list[int] = []
+
+    def spy(x: Tensor, t: Tensor) -> Tensor:
+        seen.append(len(x))
+        return network(x, t)
+
+    x = torch.randn(5, 3, dtype=F64, generator=generator())
+    options = {} if size is None else {"batch_size": size}
+    ours = ddim_encode(spy, x, FORTY, 4, **options)
+    assert seen == {1: [1] * 5, 2: [2, 2, 1], 5: [5], None: [5]}[size] * 4
+    whole = ddim_encode(network, x, FORTY, 4, batch_size=5)
+    assert torch.allclose(ours, whole, rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="batch_size: expected at least 1, got 0"):
+        ddim_encode(network, x, FORTY, 4, batch_size=0)
+
+
+# --- options: left out, each is what the page says; given, each makes a difference
+
+
+def last(steps: Iterator[Step]) -> Tensor:
+    return list(steps)[-1].x
+
+
+X = torch.randn(3, 2, dtype=F64, generator=torch.Generator().manual_seed(1))
+STRIDED = {
+    "spacing": ("trailing", "leading"),
+    "variance": ("large", "small"),
+    "clip": (False, True),
+    "dtype": (None, F64),
+}
+DDIM = {
+    "eta": (0.0, 0.5),
+    "spacing": ("trailing", "leading"),
+    "clip": (False, True),
+    "x_T": (None, X),
+    "dtype": (None, F64),
+}
+
+
+@pytest.mark.parametrize(
+    ("call", "choices"),
+    [
+        (
+            lambda **o: torch.tensor(timesteps(40, 7, **o)),
+            {"spacing": ("trailing", "leading")},
+        ),
+        (
+            lambda **o: last(
+                strided_sample_steps(
+                    network, (3, 2), FORTY, 7, generator=generator(), **o
+                )
+            ),
+            STRIDED,
+        ),
+        (
+            lambda **o: strided_sample(
+                network, (3, 2), FORTY, 7, generator=generator(), **o
+            ),
+            STRIDED,
+        ),
+        (
+            lambda **o: last(
+                ddim_sample_steps(network, (3, 2), FORTY, 7, generator=generator(), **o)
+            ),
+            DDIM,
+        ),
+        (
+            lambda **o: ddim_sample(
+                network, (3, 2), FORTY, 7, generator=generator(), **o
+            ),
+            DDIM,
+        ),
+        (
+            lambda **o: ddim_encode(network, X, FORTY, 7, **o),
+            {"spacing": ("trailing", "leading")},
+        ),
+        (lambda **o: ddim_mean(X, -X, 30, 12, FORTY, **o), {"sigma": (0.0, 1e-3)}),
+    ],
+    ids=lambda value: None,
+)
+def test_every_option_has_its_stated_default_and_arrives(
+    call: object, choices: dict[str, tuple[object, object]]
+) -> None:
+    stated = {name: default for name, (default, _) in choices.items()}
+    plain = call()
+    assert torch.equal(call(**stated), plain)
+    for name, (_, other) in choices.items():
+        assert not torch.equal(call(**{name: other}).to(plain), plain), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_every_point_of_a_walk_keeps_the_type_it_began_with(dtype: torch.dtype) -> None:
+    for eta in (0.0, 0.5):
+        options = {"eta": eta, "generator": generator()}
+        begun = ddim_sample_steps(network, (3, 2), FORTY, 4, x_T=X.to(dtype), **options)
+        asked = ddim_sample_steps(network, (3, 2), FORTY, 4, dtype=dtype, **options)
+        for step in (*begun, *asked):
+            assert step.x.dtype == step.x_0_hat.dtype == dtype
+    assert ddim_encode(network, X.to(dtype), FORTY, 4).dtype == dtype
