@@ -2,21 +2,26 @@
 
 import argparse
 import json
+import os
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
-from ddpm_nb import __version__
+from ddpm_nb import __version__, _diffusers
+from ddpm_nb._noise import CounterNoise
 from ddpm_nb.algorithms import sample
 from ddpm_nb.cifar10 import cifar10_config, digits_config, load_cifar10, load_digits
 from ddpm_nb.evaluation import bits_per_dim
 from ddpm_nb.fewer_steps import Spacing, ddim_sample, strided_sample
 from ddpm_nb.forward import Schedule
+from ddpm_nb.loss import Model
 from ddpm_nb.training import (
     TrainConfig,
     as_floats,
@@ -41,10 +46,41 @@ examples:
   ddpm-nb train --data cifar10 --out runs/cifar10 --precision bf16 --minutes 60
         the paper's network and recipe; downloads CIFAR-10 (170 MB) into --root
   ddpm-nb train --data my/pictures --size 32 --out runs/mine --sample-every 5000
-        a folder of your own pictures
+        a folder of your own pictures; --size 32x48 for oblong ones
   accelerate launch -m ddpm_nb train --data cifar10 --out runs/cifar10
         all GPUs of this machine; `accelerate config` sets up several machines
 """
+# The packages that not every installation has: what is imported -> what is installed.
+OPTIONAL = {
+    "accelerate": "accelerate",
+    "huggingface_hub": "huggingface_hub",
+    "PIL": "pillow",
+    "safetensors": "safetensors",
+    "sklearn": "scikit-learn",
+    "tensorboard": "tensorboard",
+}
+
+
+class Data(NamedTuple):
+    """Pictures, the configuration that fits them, what they are, and how many grey levels they have."""
+
+    pictures: Tensor
+    config: TrainConfig
+    about: str
+    levels: int
+
+
+class Network(NamedTuple):
+    """A network that answers noise, and what is known of it."""
+
+    model: Model
+    schedule: Schedule
+    channels: int
+    size: tuple[int, int] | None
+    levels: int | None
+    clip: bool
+    variance: Literal["large", "small"]
+    about: str
 
 
 def flag(hint: Any) -> dict[str, Any]:
@@ -64,6 +100,16 @@ def flag(hint: Any) -> dict[str, Any]:
 def whole_numbers(text: str) -> tuple[int, ...]:
     """Read 1,2,2,2."""
     return tuple(int(part) for part in text.split(","))
+
+
+def height_and_width(text: str) -> tuple[int, int]:
+    """Read 48, or 32x48."""
+    sides = text.lower().split("x")
+    if len(sides) > 2 or any(not s.isdecimal() or int(s) < 1 for s in sides):
+        raise argparse.ArgumentTypeError(
+            f"expected a size such as 48, or height x width such as 32x48, got {text!r}"
+        )
+    return int(sides[0]), int(sides[-1])
 
 
 def yes_or_no(text: str) -> tuple[bool, ...]:
@@ -100,13 +146,14 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    data = add_data(train, "data and results")
+    data = add_data(train, "data and results", "32")
     data.add_argument(
         "--out",
         required=True,
         type=Path,
         help="folder for the results; a run there goes on",
     )
+    add_device(data)
     train.set_defaults(run=run_train)
     recipe = train.add_argument_group(
         "recipe",
@@ -133,7 +180,8 @@ def parser() -> argparse.ArgumentParser:
     draw.add_argument(
         "--count", type=int, default=64, help="how many pictures (default: 64)"
     )
-    draw.add_argument("--size", type=int, help="height and width (default: as trained)")
+    add_batch_size(draw)
+    add_size(draw, "height and width, 32 or 32x48 (default: as trained)")
     draw.add_argument(
         "--steps", type=int, help="network calls a picture (default: all, T)"
     )
@@ -154,15 +202,15 @@ def parser() -> argparse.ArgumentParser:
     draw.add_argument(
         "--variance",
         choices=("large", "small"),
-        help="sigma^2 (default: large)",
+        help="sigma^2 (default: large; with --diffusers, what the pipeline says)",
     )
     draw.set_defaults(run=run_sample)
     judge = commands.add_parser(
         "evaluate",
         help="measure bits per dimension on test pictures",
-        description="Estimate the bound in bits per dimension, with its 95 %% interval.",
+        description="Estimate the bound in bits per dimension, with its 95 % interval.",
     )
-    add_data(judge, "data")
+    add_data(judge, "data", "as trained")
     add_network(judge)
     judge.add_argument("--out", type=Path, help="write the result as JSON, too")
     judge.add_argument(
@@ -170,6 +218,7 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         help="how many pictures, drawn at random (default: all); below 30 the interval is too narrow",
     )
+    add_batch_size(judge)
     judge.add_argument(
         "--times",
         type=int,
@@ -179,8 +228,7 @@ def parser() -> argparse.ArgumentParser:
     judge.add_argument(
         "--variance",
         choices=("large", "small"),
-        default="large",
-        help="sigma^2 (default: large)",
+        help="sigma^2 (default: large; with --diffusers, what the pipeline says)",
     )
     judge.add_argument(
         "--decoder", choices=("exact", "tanh"), default="exact", help="default: exact"
@@ -189,7 +237,33 @@ def parser() -> argparse.ArgumentParser:
     return whole
 
 
-def add_data(to: argparse.ArgumentParser, title: str) -> "argparse._ArgumentGroup":
+def add_device(to: "argparse._ActionsContainer") -> None:
+    """The flag that says where to compute."""
+    to.add_argument(
+        "--device",
+        choices=("cuda", "mps", "cpu"),
+        help="where to compute (default: the first of these that is there)",
+    )
+
+
+def add_batch_size(to: argparse.ArgumentParser) -> None:
+    """The flag that says how much the device works on at once."""
+    to.add_argument(
+        "--batch-size",
+        type=int,
+        default=128,
+        help="how many pictures at once; another number rounds otherwise, and changes nothing else (default: 128)",
+    )
+
+
+def add_size(to: "argparse._ActionsContainer", meaning: str) -> None:
+    """The flag that says how large pictures are."""
+    to.add_argument("--size", type=height_and_width, metavar="N or HxW", help=meaning)
+
+
+def add_data(
+    to: argparse.ArgumentParser, title: str, size: str
+) -> "argparse._ArgumentGroup":
     """The flags that say which pictures."""
     data = to.add_argument_group(title)
     data.add_argument(
@@ -201,11 +275,9 @@ def add_data(to: argparse.ArgumentParser, title: str) -> "argparse._ArgumentGrou
         default=Path("data"),
         help="where CIFAR-10 is kept (default: data)",
     )
-    data.add_argument(
-        "--size",
-        type=int,
-        default=32,
-        help="height and width for a folder's pictures (default: 32)",
+    add_size(
+        data,
+        f"height and width for a folder's pictures, 32 or 32x48 (default: {size})",
     )
     data.add_argument(
         "--grey", action="store_true", help="read a folder's pictures as grey"
@@ -224,29 +296,36 @@ def add_network(to: argparse.ArgumentParser) -> None:
     network.add_argument(
         "--diffusers",
         action="store_true",
-        help="the network is diffusers', with the paper's schedule",
+        help="the network is diffusers'; its pipeline's scheduler_config.json says the noise schedule",
     )
+    network.add_argument(
+        "--schedule",
+        choices=("linear", "cosine"),
+        help="with --diffusers, where no scheduler_config.json says it",
+    )
+    network.add_argument("--T", type=int, help="number of noise steps, likewise")
     network.add_argument(
         "--seed", type=int, default=0, help="where all randomness starts (default: 0)"
     )
+    add_device(network)
 
 
 def pictures(
-    data: str, root: Path, size: int, grey: bool, train: bool
-) -> tuple[Tensor, TrainConfig, str]:
+    data: str, root: Path, size: tuple[int, int] | None, channels: int, train: bool
+) -> Data:
     """The pictures, the configuration that fits them, and what they are."""
     part = "training set" if train else "test set"
     if data == "digits":
-        return (
-            load_digits(train).pictures,
-            digits_config(),
-            f"scikit-learn's digits, {part}",
-        )
+        about = f"scikit-learn's digits, {part}"
+        return Data(load_digits(train).pictures, digits_config(), about, 17)
     if data == "cifar10":
         known = load_cifar10(root, train)
-        return known.pictures, cifar10_config(), f"CIFAR-10, {part} ({known.source})"
-    found = load_folder(data, size=size, channels=1 if grey else 3)
-    return found, TrainConfig(), f"{len(found)} pictures of a folder, {size} x {size}"
+        about = f"CIFAR-10, {part} ({known.source})"
+        return Data(known.pictures, cifar10_config(), about, 256)
+    size = size or (32, 32)
+    found = load_folder(data, size=size, channels=channels)
+    about = f"{len(found)} pictures of a folder, {size[0]} x {size[1]}"
+    return Data(found, TrainConfig(), about, 256)
 
 
 def check_out(given: argparse.Namespace) -> None:
@@ -266,38 +345,123 @@ def check_out(given: argparse.Namespace) -> None:
         ) from error
 
 
-def network(given: argparse.Namespace) -> tuple[UNet, Schedule, str, int]:
-    """The network to use, its schedule, and what is known about it; on the GPU if there is one."""
+def tell(message: Warning | str, *where: Any, **more: Any) -> None:
+    """Say what a user should know, in one line, and once however many processes there are."""
+    if process()[0] == 0:
+        print(f"ddpm-nb: warning: {message}", file=sys.stderr)
+
+
+def process() -> tuple[int, int]:
+    """Which process this is, and how many a launcher has started."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def device(wanted: str | None) -> torch.device:
+    """Where to compute; each of a machine's processes has a GPU of its own."""
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if wanted is not None and not there[wanted]:
+        raise ValueError(f"--device: expected one that is there, got {wanted}")
+    kind = wanted or next(name for name, found in there.items() if found)
+    one_of_many = kind == "cuda" and "LOCAL_RANK" in os.environ
+    return torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if one_of_many else kind)
+
+
+def network(given: argparse.Namespace) -> Network:
+    """The network to use, its schedule, and what is known about it, on the device."""
+    place = device(given.device)
+    typed = {"schedule": given.schedule, "T": given.T}
+    typed = {name: value for name, value in typed.items() if value is not None}
     if given.diffusers:
-        unet, schedule = UNet.from_diffusers(given.network).eval(), Schedule.linear()
-        about, size = unet.provenance, 32
-    else:
-        path = Path(given.network)
-        unet, schedule, notes = load_network(
-            path / "network.safetensors" if path.is_dir() else path
+        return foreign(given.network, place, typed)
+    if typed:
+        raise ValueError("--schedule, --T: expected with --diffusers only")
+    path = Path(given.network)
+    unet, schedule, notes = load_network(
+        path / "network.safetensors" if path.is_dir() else path
+    )
+    return Network(
+        unet.to(place),
+        schedule.to(place),
+        unet.picture_channels,
+        (int(notes["height"]), int(notes["width"])),
+        int(notes["levels"]) if "levels" in notes else None,
+        clip=True,
+        variance="large",
+        about=", ".join(f"{name}: {value}" for name, value in notes.items()),
+    )
+
+
+def foreign(source: str, place: torch.device, typed: dict[str, Any]) -> Network:
+    """A network of diffusers, with the noise schedule that its pipeline says, or that was typed."""
+    unet = UNet.from_diffusers(source)
+    said = _diffusers.recipe(source)
+    if said is not None and typed:
+        raise ValueError(
+            "--schedule, --T: expected where no scheduler_config.json says them, got "
+            f"{source}, which has one"
         )
-        size = int(notes.get("size", 8 if unet.picture_channels == 1 else 32))
-        about = ", ".join(f"{name}: {value}" for name, value in notes.items())
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return unet.to(device), schedule.to(device), about, size
+    if said is None and not typed:
+        raise ValueError(
+            f"--network: {source} has no scheduler_config.json, so its noise schedule is "
+            "not known: give the folder of the whole pipeline, or say what it was trained "
+            "with, for the paper's --schedule linear --T 1000"
+        )
+    if said is None:
+        said = _diffusers.Recipe(TrainConfig(**typed).noise_schedule())
+    schedule, model = said.schedule.to(place), unet.to(place)
+    about = f"{unet.provenance}; predicts {said.prediction}, T = {schedule.T}"
+    return Network(
+        model
+        if said.prediction == "noise"
+        else _diffusers.AsNoise(model, said.prediction, schedule),
+        schedule,
+        unet.picture_channels,
+        _diffusers.size(_diffusers.read_json(_diffusers.find_network(source)[0])),
+        None,
+        said.clip,
+        said.variance,
+        about,
+    )
 
 
 def run_train(given: argparse.Namespace) -> None:
     """Train, or go on training."""
-    from accelerate import PartialState
-
-    with PartialState().local_main_process_first():  # or all would download at once
-        found, config, about = pictures(
-            given.data, given.root, given.size, given.grey, train=True
-        )
+    place = device(given.device)
+    if place.type == "cpu":
+        # accelerate asks for this; without it each of several processes takes itself for the only one.
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    channels = 1 if given.grey else 3
+    data = pictures(given.data, given.root, given.size, channels, train=True)
     typed = {
         f.name: getattr(given, f.name)
         for f in fields(TrainConfig)
         if hasattr(given, f.name)
     }
-    trainer = fit(replace(config, **typed), found, given.out, notes={"pictures": about})
+    config, about = replace(data.config, **typed), {"pictures": data.about}
+    trainer = fit(config, data.pictures, given.out, notes=about)
     if trainer.accelerator.is_main_process:
-        print(f"{trainer.steps} steps done; results in {given.out}")
+        processes = trainer.accelerator.num_processes
+        print(
+            f"{trainer.steps} steps done on {processes} x {trainer.device.type}; "
+            f"results in {given.out}"
+        )
+
+
+def size_for(given: argparse.Namespace, net: Network) -> tuple[int, int]:
+    """The size to work at; a word where it is not the one that the network was trained at."""
+    size = given.size or net.size
+    if size is None:
+        raise ValueError(
+            f"--size: expected one, for {given.network} does not say its own"
+        )
+    if net.size not in (None, size):
+        height, width = net.size
+        tell(f"--size: the network was trained at {height}x{width}")
+    return size
 
 
 def run_sample(given: argparse.Namespace) -> None:
@@ -308,34 +472,40 @@ def run_sample(given: argparse.Namespace) -> None:
         raise ValueError("--eta: expected with --method ddim only, got it with ddpm")
     if given.method == "ddim" and given.variance is not None:
         raise ValueError("--variance: expected with --method ddpm only, got ddim")
-    unet, schedule, about, trained = network(given)
-    steps = schedule.T if given.steps is None else given.steps
-    if given.count < 1:
-        raise ValueError(f"--count: expected at least 1, got {given.count}")
-    size = given.size if given.size is not None else trained
-    if size < 1:
-        raise ValueError(f"--size: expected at least 1, got {size}")
+    if given.count < 1 or given.batch_size < 1:
+        raise ValueError(
+            "--count, --batch-size: expected at least 1, got "
+            f"{given.count} and {given.batch_size}"
+        )
     check_out(given)
-    device = schedule.beta.device
-    common: dict[str, Any] = {
-        "clip": True,
-        "generator": torch.Generator(device).manual_seed(given.seed),
-        "progress": True,
-    }
-    variance: Any = given.variance or "large"
+    net, (rank, processes) = network(given), process()
+    size = size_for(given, net)
+    steps = net.schedule.T if given.steps is None else given.steps
+    variance = given.variance or net.variance
 
-    def draw(count: int) -> Tensor:
-        shape = (count, unet.picture_channels, size, size)
+    def draw(first: int) -> Tensor:
+        """One batch: the pictures from number `first` on."""
+        picture = (net.channels, *size)
+        shape = (min(given.batch_size, given.count - first), *picture)
+        common: dict[str, Any] = {
+            "clip": net.clip,
+            "generator": CounterNoise(given.seed, picture, first=first),
+            "progress": rank == 0,
+        }
         if given.method == "ddim":
             kind = {"eta": given.eta or 0.0, "spacing": given.spacing}
-            return ddim_sample(unet, shape, schedule, steps, **kind, **common)
-        if steps == schedule.T:
-            return sample(unet, shape, schedule, variance=variance, **common)
+            return ddim_sample(net.model, shape, net.schedule, steps, **kind, **common)
+        if steps == net.schedule.T:
+            return sample(net.model, shape, net.schedule, variance=variance, **common)
         kind = {"variance": variance, "spacing": given.spacing}
-        return strided_sample(unet, shape, schedule, steps, **kind, **common)
+        return strided_sample(net.model, shape, net.schedule, steps, **kind, **common)
 
-    counts = [min(256, given.count - i) for i in range(0, given.count, 256)]
-    drawn = torch.cat([draw(count).cpu() for count in counts])
+    # Each process draws whole batches, so that a picture has the same neighbours however many there are.
+    mine = range(0, given.count, given.batch_size)[rank::processes]
+    batches = gathered({first: draw(first).cpu() for first in mine}, rank, processes)
+    if rank > 0:
+        return
+    drawn = torch.cat([batches[first] for first in sorted(batches)])
     if not drawn.isfinite().all():
         raise FloatingPointError(f"--network: {given.network} gives NaN or infinity")
     save_sheet(given.out, drawn)
@@ -344,32 +514,71 @@ def run_sample(given: argparse.Namespace) -> None:
         for name, value in vars(given).items()
         if name not in ("run", "out", "command")
     }
-    how |= {"steps": steps, "size": size, "about": about, "version": __version__}
+    where = net.schedule.beta.device.type
+    how |= {"steps": steps, "size": size, "variance": variance, "clip": net.clip}
+    how |= {"device": where, "about": net.about, "version": __version__}
     write_whole(given.out.with_suffix(".json"), json.dumps(how, indent=1).encode())
-    print(f"{given.count} pictures, {steps} steps: {given.out}")
+    print(
+        f"{given.count} pictures, {steps} steps on {processes} x {where}: {given.out}"
+    )
+
+
+def gathered(mine: dict[int, Tensor], rank: int, processes: int) -> dict[int, Tensor]:
+    """In process 0 what all processes have; in the others what they have themselves."""
+    if processes == 1:
+        return mine
+    # On the CPU, and in no hurry: another process may still have a long batch to do.
+    distributed.init_process_group("gloo", timeout=timedelta(days=30))
+    parts: list[Any] | None = [None] * processes if rank == 0 else None
+    distributed.gather_object(mine, parts)
+    distributed.destroy_process_group()
+    return mine if parts is None else {k: v for part in parts for k, v in part.items()}
 
 
 def run_evaluate(given: argparse.Namespace) -> None:
     """Print the bound in bits per dimension, and write it if asked."""
     check_out(given)
-    unet, schedule, about, _ = network(given)
-    found, _, data = pictures(
-        given.data, given.root, given.size, given.grey, train=False
-    )
-    count = len(found) if given.count is None else given.count
-    if not 2 <= count <= len(found):
-        raise ValueError(f"--count: expected 2 ... {len(found)}, got {count}")
-    generator = torch.Generator().manual_seed(given.seed)
-    chosen = torch.randperm(len(found), generator=generator)[:count]
+    if process()[1] > 1:
+        raise ValueError(
+            f"evaluate: expected one process, got {process()[1]}; start it without a launcher"
+        )
+    if given.batch_size < 1:
+        raise ValueError(f"--batch-size: expected at least 1, got {given.batch_size}")
+    net = network(given)
+    if given.grey and net.channels != 1:
+        raise ValueError("--grey: expected with a network for grey pictures only")
+    folder = given.data not in ("digits", "cifar10")
+    size = size_for(given, net) if folder else net.size
+    data = pictures(given.data, given.root, size, net.channels, train=False)
+    shape = tuple(data.pictures.shape[1:])
+    trained = (net.channels, *(size or shape[1:]))
+    if shape != trained:
+        raise ValueError(
+            f"--data: expected pictures of shape {trained}, on which the network was "
+            f"trained, got {shape}"
+        )
+    if net.levels not in (None, data.levels):
+        raise ValueError(
+            f"--data: expected pictures with {net.levels} grey levels, on which the "
+            f"network was trained, got {data.levels}"
+        )
+    count = len(data.pictures) if given.count is None else given.count
+    if not 2 <= count <= len(data.pictures):
+        raise ValueError(f"--count: expected 2 ... {len(data.pictures)}, got {count}")
+    order = torch.Generator().manual_seed(given.seed)
+    chosen = torch.randperm(len(data.pictures), generator=order)[:count]
+    where = net.schedule.beta.device
     bits = bits_per_dim(
-        unet,
-        as_floats(found[chosen]).to(schedule.beta.device),
-        schedule,
+        net.model,
+        as_floats(data.pictures[chosen]).to(where),
+        net.schedule,
         times=given.times or None,
-        variance=given.variance,
+        variance=given.variance or net.variance,
+        clip=net.clip,
         decoder=given.decoder,
-        levels=17 if given.data == "digits" else 256,
-        generator=generator,
+        levels=data.levels,
+        batch_size=given.batch_size,
+        generator=CounterNoise(given.seed, shape),
         progress=True,
     )
     if not bits.total.isfinite().all():
@@ -384,9 +593,10 @@ def run_evaluate(given: argparse.Namespace) -> None:
         "bits_per_dim": bits.mean,
         "interval_95": [low, high],
         **{name: float(part.mean()) for name, part in parts.items()},
-        "pictures": f"{count} of {data}",
-        "times_a_picture": given.times or schedule.T - 1,
-        "network": about,
+        "pictures": f"{count} of {data.about}",
+        "times_a_picture": given.times or net.schedule.T - 1,
+        "network": net.about,
+        "device": where.type,
         "seed": given.seed,
         "version": __version__,
     }
@@ -404,10 +614,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status is 0, or 2 where something did not fit."""
     given = parser().parse_args(arguments)
     try:
-        given.run(given)
+        with warnings.catch_warnings():
+            warnings.showwarning = tell
+            given.run(given)
     except KeyboardInterrupt:
         print("ddpm-nb: interrupted", file=sys.stderr)
         return 130
+    except ModuleNotFoundError as error:
+        package = OPTIONAL.get((error.name or "").partition(".")[0])
+        hint = f"; pip install {package}" if package else ""
+        print(f"ddpm-nb: {error}{hint}", file=sys.stderr)
+        return 2
     except (
         ValueError,
         OSError,

@@ -13,7 +13,9 @@
 #
 # **What you bring.** [The network](unet.ipynb) and [the training](training.ipynb).
 #
-# **What you take away.** The data set, checked before it is used; the paper's configuration; its price on three GPUs; and one cell that trains. With a GPU it trains on CIFAR-10, for as long as you say. Without one it trains the digits briefly, so the chapter always runs. And a small network that was trained on CIFAR-10 without a GPU: its log, its samples and its bits, beside what the paper reaches.
+# **What you take away.** The data set, checked before it is used; the paper's configuration; a lower bound of its price on three GPUs; and one cell that trains. With a GPU it trains on CIFAR-10, for as long as you say. Without one it trains the digits briefly, so the chapter always runs. And a small network that was trained on CIFAR-10 without a GPU: its log, its samples and its bits, beside what the paper reaches.
+#
+# **What has not been tried.** Everything that you see here was run on a CPU. No GPU has run this page's lines for a GPU yet; they are tested only as far as a CPU can.
 
 # %% tags=["active-ipynb"]
 # # In Colab this installs the book's package; elsewhere it is there, and nothing happens.
@@ -27,9 +29,12 @@
 
 import hashlib
 import http.client
+import os
 import tarfile
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,7 +89,8 @@ def load_cifar10(
     Looked for in `root`, in this order: the official binary archive, whose SHA-256 is
     checked before it is opened; a folder `cifar-10-batches-bin` with the files of that
     archive, whose sizes and labels are checked; else the archive is downloaded
-    (170 MB). A download that breaks off goes on at the next call.
+    (170 MB). A download that breaks off goes on at the next call. Of several processes
+    one fetches, and the others wait for it.
 
     Returns:
         uint8 pictures (N, 3, 32, 32), labels 0 ... 9 (their names are `CLASSES`), and
@@ -107,7 +113,9 @@ def load_cifar10(
                 f"root: expected {archive.name} or a folder {FOLDER} in {root}, got "
                 "neither; download=True fetches the archive"
             )
-        _download(archive)
+        with _one_at_a_time(root):
+            if not archive.exists():  # another process may have fetched it meanwhile
+                _download(archive)
     if archive.exists():
         _verify(archive)
         contents = _members(archive, names)
@@ -162,14 +170,30 @@ def _verify(archive: Path) -> None:
         )
 
 
-def _download(archive: Path) -> None:
-    """Fetch the archive; go on where an earlier call stopped."""
+@contextmanager
+def _one_at_a_time(root: Path) -> Iterator[None]:
+    """Make the folder, and keep it for one process at a time."""
     try:
-        archive.parent.mkdir(parents=True, exist_ok=True)
+        root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(
-            error.errno, f"root: cannot make {archive.parent} ({error.strerror})"
+            error.errno, f"root: cannot make {root} ({error.strerror})"
         ) from error
+    if os.name != "posix":
+        yield
+        return
+    import fcntl
+
+    claim = os.open(root, os.O_RDONLY)
+    try:
+        fcntl.flock(claim, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(claim)  # which ends the claim
+
+
+def _download(archive: Path) -> None:
+    """Fetch the archive; go on where an earlier call stopped."""
     part = archive.with_name(archive.name + ".part")
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(URL, headers={"Range": f"bytes={have}-"})
@@ -230,8 +254,16 @@ def load_digits(train: bool = True) -> Labelled:
 
     Returns:
         float32 pictures (N, 1, 8, 8) in [-1, 1], in 17 steps of grey, and their labels.
+
+    Raises:
+        ImportError: if scikit-learn is missing, with the command that installs it.
     """
-    from sklearn import datasets, model_selection
+    try:
+        from sklearn import datasets, model_selection
+    except ImportError as error:
+        raise ImportError(
+            "the digits come with scikit-learn, which is missing: pip install scikit-learn"
+        ) from error
 
     data = datasets.load_digits()
     parts = model_selection.train_test_split(
@@ -322,27 +354,30 @@ def digits_config() -> TrainConfig:
 # print(f"together {whole:.1e} FLOP")
 
 # %% [markdown]
-# A processor never reaches the peak that its data sheet names: memory is slower than arithmetic. The paper gives a measured case. Its run took 10.6 hours on a TPU v3-8, at 21 updates a second (appendix B), and Google gives 420 TFLOP a second for that device. The first line says which share that was. The table expects the same share of three GPUs, and half of it. Their peaks are the maker's, for 16-bit numbers without sparsity.
+# A processor never reaches the peak that its data sheet names: memory is slower than arithmetic, and small layers leave most of it idle. The paper gives one measured case. Its run took 10.6 hours on a TPU v3-8, at 21 updates a second (appendix B), and Google gives 420 TFLOP a second for that device. The first line says which share that was. For GPUs we have measured no share, and borrow none. So the table is a bound: what the run would take *at* the peak. The peaks are the maker's, for 16-bit numbers without sparsity.
 
 # %% tags=["active-ipynb"]
 # share = 21 * config.batch_size * one / 420e12
 # print(f"the paper's run: {share:.0%} of the peak")
 # PEAK = {"T4 (fp16)": 65e12, "A100 (bf16)": 312e12, "H100 (bf16)": 989e12}
-# print(f"{'':12} hours: at {share / 2:.0%}    at {share:.0%}    updates in 20 minutes")
 # for name, peak in PEAK.items():
-#     hours = [whole / (part * peak) / 3600 for part in (share / 2, share)]
-#     updates = [config.steps / (3 * hour) for hour in hours]
-#     columns = f"{hours[0]:14.0f} {hours[1]:9.0f}"
-#     print(f"{name:12}{columns}    {updates[0]:10,.0f} to {updates[1]:,.0f}")
+#     hours = whole / peak / 3600
+#     updates = config.steps / (3 * hours)
+#     print(
+#         f"{name:12} more than {hours:4.1f} hours; "
+#         f"in 20 minutes fewer than {updates:9,.0f} updates"
+#     )
 
 # %% [markdown]
+# Expect several times as long. How many times, a run of five minutes on your card tells: its `log.jsonl` has the steps and the minutes.
+#
 # **Memory.** Weights, gradients, Adam's two means and the average take 715 MB ([training](training.ipynb), Exercise 3). What the layers keep for the gradient is more, and grows with the batch. Count it for one picture:
 
 # %% tags=["active-ipynb"]
 # network = UNet.cifar10()
 #
 #
-# def held(n):
+# def held(n, short):
 #     """Bytes that stay for the gradient after n pictures have gone through."""
 #     kept = {}
 #
@@ -350,25 +385,27 @@ def digits_config() -> TrainConfig:
 #         kept[saved.untyped_storage().data_ptr()] = saved.untyped_storage().nbytes()
 #         return saved
 #
-#     with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
+#     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved)
+#     with hooks, torch.autocast("cpu", torch.bfloat16, enabled=short):
 #         answer = network(torch.zeros(n, 3, 32, 32), torch.ones(n, dtype=torch.int64))
 #     assert answer.requires_grad
 #     return sum(kept.values())
 #
 #
-# more = held(2) - held(1)  # the weights are in both, and drop out
-# print(
-#     f"{more / 1e6:.0f} MB a picture in float32, {128 * more / 1e9:.1f} GB for a batch"
-# )
+# for name, short in (("float32", False), ("mixed with bf16", True)):
+#     more = held(2, short) - held(1, short)  # the weights are in both, and drop out
+#     print(
+#         f"{name:15} {more / 1e6:.1f} MB a picture, {128 * more / 1e9:.1f} GB for a batch"
+#     )
 
 # %% [markdown]
-# In 16 bits it is little more than half. A GPU that has less works the batch off in pieces: `pieces=4` cuts it to a quarter.
+# That was counted on a CPU. Mixed precision does not halve it: the normalisations and the bends between them keep what they need in float32. A GPU that has less works the batch off in pieces: `pieces=4` cuts it to a quarter.
 #
 # **Several GPUs.** The batch is shared out: with 8 GPUs each has 16 pictures, as had each of the eight cores of the paper's TPU. The command is `accelerate launch -m ddpm_nb train --data cifar10 --out runs/cifar10 --precision bf16`; `accelerate config` asks once for the number of GPUs and machines. A run may stop and go on with another number of them.
 #
 # ## The run
 #
-# Say how many minutes you have. How many updates that is on your card, the table above estimates; what a short run gives, the section "A small run, measured" shows below. For the paper's whole run set `MINUTES = None`. Without a GPU the same lines train the digits for 300 steps, or for one minute if that comes first.
+# Say how many minutes you have. How many updates that can be at most on your card, the table above says; what a short run gives, the section "A small run, measured" shows below. For the paper's whole run set `MINUTES = None`. Without a GPU the same lines train the digits for 300 steps, or for one minute if that comes first.
 
 # %% mystnb={"image": {"alt": "A sheet of 16 pictures drawn by the freshly trained network. Without a GPU these are digits of 8 by 8 pixels, drawn after 300 steps of training: many are readable, some are not."}} tags=["active-ipynb", "nbval-ignore-output"]
 # import json
@@ -455,18 +492,21 @@ def digits_config() -> TrainConfig:
 # %% [markdown]
 # ## A small run, measured
 #
-# What can be had without any GPU? We trained a network with the plan of the paper's, a quarter of its width, one block less at each size, and no dropout. Three commands made what you see in this section:
+# What can be had without any GPU? We trained a network with the plan of the paper's, a quarter of its width, one block less at each size, and no dropout. These three commands made what you see in this section, in version 0.1.0:
 #
 # ```bash
 # ddpm-nb train --data cifar10 --out runs/small \
 #     --channels 32 --blocks 1 --dropout 0 --groups 8 --batch-size 64 \
-#     --learning-rate 1e-3 --warmup 500 --ema-decay 0.9995 --precision bf16
+#     --learning-rate 1e-3 --warmup 500 --ema-decay 0.9995 --precision bf16 \
+#     --save-every 500 --sample-every 4000
 # ddpm-nb evaluate --data cifar10 --network runs/small --times 10 \
 #     --out cifar10-small-bits.json
 # ddpm-nb sample --network runs/small --out cifar10-small-sheet.png
 # ```
 #
-# **On what data.** All 50,000 training pictures, and later the 10,000 test pictures; but each had gone through JPEG once before, with a quality of about 75. JPEG drops fine detail that an eye hardly misses. So these are not quite the official pictures, and the loader calls them unverified. The file with the weights says on what they were trained, for how long, and on which machine:
+# **On what data.** All 50,000 training pictures, and later the 10,000 test pictures; but each had gone through JPEG once before, with a quality of about 75. JPEG drops fine detail that an eye hardly misses. So these are not quite the official pictures, and the loader calls them unverified. The training was stopped after the steps that you see below, of the 800,000 that the command would do.
+#
+# The file with the weights says on what they were trained, for how long, and on which machine. Its notes on the pictures, the average and the hardware were written by hand; the command notes less. And version 0.1.0 drew the noise in another way: today the third command draws other pictures, with the same network.
 
 # %% tags=["active-ipynb"]
 # from ddpm_nb import _weights
@@ -481,7 +521,7 @@ def digits_config() -> TrainConfig:
 # print(f"seen: each training picture {epochs:.1f} times")
 
 # %% [markdown]
-# **The loss** falls within minutes to where it will stay for hours. What goes on below that level is small, and it is what the pictures depend on.
+# **The loss** of this one run falls within minutes to where it will stay for hours. What goes on below that level is small, and it is what the pictures depend on.
 
 # %% mystnb={"image": {"alt": "The simple loss against updates. Thin grey: means of 50 updates, scattering. Blue: means of 500. The blue curve falls steeply in the first thousand updates and then ever more slowly."}} tags=["active-ipynb"]
 # lines = _weights.path("cifar10-small-log.jsonl").read_text().splitlines()
@@ -530,9 +570,9 @@ def digits_config() -> TrainConfig:
 # %% [markdown]
 # Colours, light and grounds are those of photographs. Shapes suggest horses, birds, boats, and hardly one is certain. The paper's network has 23 times as many weights, and saw each picture 2,048 times.
 #
-# The weights come with the package, so you can draw with them yourself. Here with DDIM and 50 steps, which takes seconds. Colours and contrasts come out harder than on the sheet:
+# The weights come with the package, so you can draw with them yourself. Here with DDIM and 50 steps, a twentieth of the work. How often do the numbers of a picture reach the ends, black or white or pure colour? Counted in these 16 pictures and in the 64 of the sheet:
 
-# %% mystnb={"image": {"alt": "Two rows of eight colour pictures of 32 by 32 pixels, like those of the sheet above but with harder contrasts and stronger colours; in a few the ground is pure black or white.", "classes": "photo"}} tags=["active-ipynb", "nbval-ignore-output"]
+# %% mystnb={"image": {"alt": "Two rows of eight colour pictures of 32 by 32 pixels, like those of the sheet above; in a few the ground is pure black or white.", "classes": "photo"}} tags=["active-ipynb", "nbval-ignore-output"]
 # drawn = ddim_sample(
 #     small,
 #     (16, 3, 32, 32),
@@ -545,6 +585,16 @@ def digits_config() -> TrainConfig:
 # fig.show_pictures(ax, drawn, columns=8)
 # plt.show()
 # assert drawn.isfinite().all()
+# of_sheet = torch.tensor(sheet)[..., :3].unflatten(0, (8, 32)).unflatten(2, (8, 32))
+# of_sheet = 2 * of_sheet.permute(0, 2, 4, 1, 3).flatten(0, 1) - 1
+# for name, pictures in (("DDIM, 50 steps", drawn), ("the sheet", of_sheet)):
+#     ends = (pictures.abs() > 0.9).float().flatten(1).mean(1)
+#     width = 2 * ends.std() / len(ends) ** 0.5
+#     print(f"{name:14} {ends.mean():.0%} ± {width:.0%} of the numbers beyond ±0.9")
+# assert ends.mean() < (drawn.abs() > 0.9).float().mean()
+
+# %% [markdown]
+# The intervals (two standard errors over the pictures of one seed) do not meet: with few steps more of each picture is cut off at the ends of the range.
 
 # %% [markdown]
 # ## What the paper reaches
@@ -553,11 +603,13 @@ def digits_config() -> TrainConfig:
 #
 # | quantity | value | source |
 # |---|---|---|
-# | FID after 800,000 steps | 3.17 | Ho, Jain and Abbeel (2020), Table 1 |
+# | FID, the smallest in the course of training | 3.17 | Ho, Jain and Abbeel (2020), Table 1 |
 # | Inception score | 9.46 ± 0.11 | the same |
 # | bits per dimension, test set | at most 3.75 | the same |
 # | time for 800,000 updates, TPU v3-8 | 10.6 hours | the same, appendix B |
 # | time for 256 samples, TPU v3-8 | 17 seconds | the same, appendix B |
+#
+# The first three are not the last network's. The authors measured again and again during the run of 800,000 updates, and report the network whose FID was smallest (appendix B). The smallest of several measurements is lower than a typical one, and lower than that of the last update. For a fair comparison keep several networks of your run: `fit` overwrites `network.safetensors`, so copy it now and then, measure each copy, and say which number you take.
 #
 # To measure your own run the same way, these lines need a GPU, `pip install "ddpm_nb[eval]"`, and some hours for the 50,000 samples. (They have not been run for this page.) The bits come from the command line: `ddpm-nb evaluate --data cifar10 --network runs/cifar10`.
 #
@@ -645,6 +697,6 @@ def digits_config() -> TrainConfig:
 # %% [markdown]
 # ## Summary
 #
-# The data are checked before they are used. The paper's run is one configuration record and $3.8\cdot10^{18}$ operations: hours on a large GPU, days on a small one. The same lines train the digits on a laptop.
+# The data are checked before they are used. The paper's run is one configuration record and $3.8\cdot10^{18}$ operations: at the very least an hour on the fastest card of the table, in truth several times that. The same lines train the digits on a laptop.
 #
 # **The next question** is yours: a folder of your own pictures, another schedule, another network. Everything you need is in `ddpm_nb`.

@@ -1,28 +1,39 @@
 """The command line, as a user runs it."""
 
+import importlib
 import json
+import os
+import shutil
 import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
 
 from ddpm_nb import _cli
+from ddpm_nb._noise import CounterNoise
 from ddpm_nb.cifar10 import Labelled
 from ddpm_nb.evaluation import bits_per_dim
 from ddpm_nb.forward import Schedule
-from ddpm_nb.training import TrainConfig, load_network, save_network
-from ddpm_nb.unet import UNet
+from ddpm_nb.training import (
+    TrainConfig,
+    as_floats,
+    load_folder,
+    load_network,
+    save_network,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
 
 SMALL = [
     "--channels=8", "--multipliers=1,2", "--blocks=1", "--attention=no,yes", "--groups=4", "--T=10", "--batch-size=4",
-    "--no-flip", "--save-every=2", "--log-every=1",
+    "--no-flip", "--save-every=2", "--log-every=1", "--schedule=cosine",
 ]  # fmt: skip
 
 
@@ -34,6 +45,12 @@ def folder(tmp_path: Path) -> Path:
             tmp_path / "mine" / f"{shade}.png"
         )
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def same_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a command tells accelerate stays within its test."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "false")
 
 
 def train(folder: Path, *more: str) -> int:
@@ -76,7 +93,7 @@ def test_errors_are_one_line_and_status_2(
     (folder / "mine" / "9.png").write_bytes(b"nonsense")
     assert train(folder, "--steps", "1") == 2
     error = capsys.readouterr().err
-    assert "9.png, which is broken" in error
+    assert "9.png" in error
     assert error.count("\n") == 1
     assert not (folder / "run").exists()
 
@@ -152,19 +169,6 @@ def test_sample_from_a_run_and_from_diffusers(
     how = json.loads(out.with_suffix(".json").read_text())
     assert (how["seed"], how["steps"], how["count"]) == (1, 10, 3)
     assert "6 pictures of a folder" in how["about"]
-    unet, _, _ = load_network(folder / "run" / "network.safetensors")
-    unet.save_diffusers(folder / "theirs", size=8)
-    theirs = [
-        "sample",
-        "--network",
-        str(folder / "theirs"),
-        "--diffusers",
-        "--out",
-        str(out),
-        "--steps",
-        "2",
-    ]
-    assert _cli.main([*theirs, "--count", "1", "--size", "8"]) == 0
     for more, complaint in (
         (["--steps", "11"], "steps"),
         (["--eta", "0.5"], "--eta: expected with --method ddim"),
@@ -222,8 +226,10 @@ def test_evaluate_prints_and_writes_the_bound(
 TEN = Schedule.linear(T=10, beta_1=0.01, beta_T=0.4)
 
 
-def no_network(given: object) -> tuple[SimpleNamespace, Schedule, str, int]:
-    return SimpleNamespace(picture_channels=1), TEN, "none", 8
+def no_network(given: object) -> _cli.Network:
+    return _cli.Network(
+        lambda x, t: x, TEN, 1, (8, 8), None, clip=True, variance="large", about="none"
+    )
 
 
 def test_sample_hands_every_flag_on(
@@ -237,8 +243,8 @@ def test_sample_hands_every_flag_on(
             model: object, shape: tuple[int, ...], *more: object, **options: Any
         ) -> Tensor:
             calls.append((name, shape[0], options))
-            noise = torch.randn(1, generator=options["generator"])
-            return torch.zeros(shape) + 0.1 * noise
+            noise = options["generator"](torch.arange(shape[0]), 3)
+            return torch.zeros(shape) + 0.1 * noise[:, :1, :1, :1]
 
         return draw
 
@@ -266,10 +272,14 @@ def test_sample_hands_every_flag_on(
         assert (asked, count, options["clip"]) == (name, 2, True)
         assert wanted.items() <= options.items()
     calls.clear()
-    assert _cli.main([*base, "--count", "600"]) == 0
-    assert [count for _, count, _ in calls] == [256, 256, 88]
-    assert len(sheets[-1]) == 600
-    assert len(sheets[-1][[0, 256, 512], 0, 0, 0].unique()) == 3  # each its own noise
+    assert _cli.main([*base, "--count", "300"]) == 0
+    assert [count for _, count, _ in calls] == [128, 128, 44]
+    assert len(sheets[-1]) == 300
+    assert len(sheets[-1][:, 0, 0, 0].unique()) == 300  # each its own noise
+    assert _cli.main([*base, "--count", "300", "--batch-size", "77"]) == 0
+    assert torch.equal(sheets[-1], sheets[-2])
+    assert _cli.main([*base, "--count", "200", "--seed", "1"]) == 0
+    assert not torch.isin(sheets[-1][:, 0, 0, 0], sheets[-2][:, 0, 0, 0]).any()
 
 
 def test_evaluate_hands_every_flag_on(
@@ -298,9 +308,13 @@ def test_evaluate_hands_every_flag_on(
         assert _cli.main([*base, *more.split()]) == 0
         return seen[-1]
 
-    first, options = evaluate("--times 3")
-    assert asked == [(tmp_path, False)]  # the test set, from that folder
+    with pytest.raises(AssertionError):  # another shape than the network's
+        evaluate("")
+    shades = shades.expand(-1, -1, 8, 8)
+    first, options = evaluate("--times 3 --batch-size 4")
+    assert asked[-1] == (tmp_path, False)  # the test set, from that folder
     wanted = {"times": 3, "variance": "large", "decoder": "exact", "levels": 256}
+    wanted |= {"batch_size": 4, "clip": True}
     assert wanted.items() <= options.items()
     _, options = evaluate("--times 0 --variance small --decoder tanh")
     wanted = {"times": None, "variance": "small", "decoder": "tanh"}
@@ -310,18 +324,28 @@ def test_evaluate_hands_every_flag_on(
     assert not torch.equal(evaluate("--times 3 --seed 5")[0], first)
 
 
-def test_grey_and_the_schedule_of_the_authors(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_pictures_are_cut_to_an_oblong_shape(tmp_path: Path) -> None:
+    """Height first. Of a square, the middle stays; what is cut off is lost at both ends alike."""
+    picture = Image.new("L", (32, 32), 0)
+    picture.paste(100, (0, 8, 32, 16))  # the second of four bands
+    picture.paste(200, (0, 16, 32, 24))
+    picture.save(tmp_path / "a.png")
+    wide = load_folder(tmp_path, size=(16, 32), channels=1)
+    assert wide.shape == (1, 1, 16, 32)
+    assert wide[0, 0, :, 5].tolist() == [100] * 8 + [200] * 8
+    high = load_folder(tmp_path, size=(32, 16), channels=1)
+    assert high.shape == (1, 1, 32, 16)
+    assert high[0, 0, ::8, 5].tolist() == [0, 100, 200, 0]
+    for wrong in ((0, 8), (8, 0)):
+        with pytest.raises(ValueError, match="size: expected at least 1"):
+            load_folder(tmp_path, size=wrong)
+
+
+def test_a_folder_s_pictures_are_read_in_colour_or_grey(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8), (200, 10, 10)).save(tmp_path / "a.png")
-    for grey, channels in ((True, 1), (False, 3)):
-        found, *_ = _cli.pictures(str(tmp_path), tmp_path, 8, grey, train=True)
-        assert found.shape == (1, channels, 8, 8)
-    unet = UNet.digits()
-    monkeypatch.setattr(UNet, "from_diffusers", lambda source: unet)
-    text = "sample --network x --diffusers --out a.png"
-    _, schedule, *_ = _cli.network(_cli.parser().parse_args(text.split()))
-    assert float(schedule.alpha_bar[-1]) == pytest.approx(4.03583e-05, rel=1e-5)
+    for channels in (1, 3):
+        data = _cli.pictures(str(tmp_path), tmp_path, (8, 8), channels, train=True)
+        assert data.pictures.shape == (1, channels, 8, 8)
 
 
 def test_a_network_of_nan_is_no_result(
@@ -333,7 +357,7 @@ def test_a_network_of_nan_is_no_result(
     config = TrainConfig.from_json((folder / "run" / "config.json").read_text())
     for weight in unet.parameters():
         weight.data.fill_(float("nan"))
-    save_network(path, unet, config, size="8")
+    save_network(path, unet, config, height=8, width=8)
     out = folder / "sheet.png"
     given = ["--network", str(path), "--out"]
     assert _cli.main(["sample", *given, str(out), "--count", "2"]) == 2
@@ -373,8 +397,10 @@ def test_the_size_is_the_one_it_was_trained_with(
     assert _cli.main([*given, "--out", str(out)]) == 0
     with Image.open(out) as sheet:
         assert sheet.size == (16, 16)  # two rows of two, 8 x 8 each
-    assert _cli.main([*given, "--out", str(out), "--size", "0"]) == 2
-    assert "--size: expected at least 1, got 0" in capsys.readouterr().err
+    for wrong in ("0", "8x", "x8", "8x8x8", "-8", "8.5", "large"):
+        with pytest.raises(SystemExit):
+            _cli.main([*given, "--out", str(out), f"--size={wrong}"])
+        assert f"such as 32x48, got '{wrong}'" in capsys.readouterr().err
 
 
 def test_an_interruption_is_no_traceback(
@@ -386,3 +412,271 @@ def test_an_interruption_is_no_traceback(
     monkeypatch.setattr(_cli, "run_evaluate", interrupted)
     assert _cli.main(["evaluate", "--data", "digits", "--network", "x"]) == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+# --- what a network was trained on travels with it
+
+
+def evaluate(folder: Path, *more: str) -> dict[str, Any]:
+    """The result of `evaluate` on the folder's pictures; nothing typed that the network knows."""
+    out = folder / "bits.json"
+    given = ["--network", str(folder / "run"), "--data", str(folder / "mine")]
+    assert _cli.main(["evaluate", *given, "--out", str(out), "--times=3", *more]) == 0
+    result: dict[str, Any] = json.loads(out.read_text())
+    return result
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *command: str) -> str:
+    """The one line that says why a command is refused."""
+    capsys.readouterr()
+    assert _cli.main(command) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("ddpm-nb: ") and error.count("\n") == 1
+    return error
+
+
+def test_oblong_grey_pictures_are_trained_on_drawn_and_measured(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(folder, "--steps", "2", "--size", "8x16", "--grey") == 0
+    assert evaluate(folder)["pictures"] == "6 of 6 pictures of a folder, 8 x 16"
+    out = folder / "sheet.png"
+    draw = ["sample", "--network", str(folder / "run"), "--out", str(out)]
+    assert _cli.main([*draw, "--count", "4"]) == 0
+    with Image.open(out) as sheet:
+        assert (sheet.size, sheet.mode) == ((32, 16), "L")  # width, height
+    assert json.loads(out.with_suffix(".json").read_text())["size"] == [8, 16]
+    capsys.readouterr()
+    assert _cli.main([*draw, "--count", "4", "--size", "16x8"]) == 0
+    with Image.open(out) as sheet:
+        assert sheet.size == (16, 32)
+    error = capsys.readouterr().err
+    assert "ddpm-nb: warning: --size: the network was trained at 8x16\n" in error
+
+
+def test_a_folder_is_measured_at_the_trained_size(folder: Path) -> None:
+    """The same numbers as for pictures that were made so large, in colour, by hand."""
+    assert train(folder, "--steps", "2", "--size", "16") == 0
+    result = evaluate(folder)
+    assert result["pictures"] == "6 of 6 pictures of a folder, 16 x 16"
+    net, schedule, _ = load_network(folder / "run" / "network.safetensors")
+    x_0 = as_floats(load_folder(folder / "mine", size=16))
+    order = torch.randperm(6, generator=torch.Generator().manual_seed(0))
+    source = CounterNoise(0, (3, 16, 16))
+    bits = bits_per_dim(net, x_0[order], schedule, times=3, generator=source)
+    assert result["bits_per_dim"] == pytest.approx(bits.mean, rel=1e-5)
+
+
+def test_pictures_of_another_kind_are_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = ["evaluate", "--network", str(folder / "run"), "--data"]
+    assert train(folder, "--steps", "2") == 0
+    error = refusal(capsys, *network, "digits")
+    assert "expected pictures of shape (3, 8, 8)" in error and "(1, 8, 8)" in error
+    assert "--grey: expected" in refusal(capsys, *network, str(folder), "--grey")
+    shutil.rmtree(folder / "run")
+    assert train(folder, "--steps", "2", "--size", "16", "--grey") == 0
+    assert "(1, 16, 16)" in refusal(capsys, *network, "digits")
+    shutil.rmtree(folder / "run")
+    assert train(folder, "--steps", "2", "--grey") == 0
+    error = refusal(capsys, *network, "digits")
+    assert "expected pictures with 256 grey levels" in error and "got 17" in error
+    digits = ["train", "--data", "digits", "--out", str(folder / "digits"), *SMALL]
+    assert _cli.main([*digits, "--steps", "2"]) == 0
+    network[2] = str(folder / "digits")
+    error = refusal(capsys, *network, str(folder / "mine"))
+    assert "expected pictures with 17 grey levels" in error and "got 256" in error
+
+
+# --- picture i of a seed is picture i
+
+
+def cut(path: Path, count: int, size: int = 8) -> Tensor:
+    """The pictures of a sheet, in order, as levels."""
+    with Image.open(path) as sheet:
+        levels = torch.tensor(np.asarray(sheet), dtype=torch.int64)
+    rows = [part for row in levels.split(size) for part in row.split(size, dim=1)]
+    return torch.stack(rows[:count])
+
+
+@pytest.mark.parametrize("more", ["", "--steps 4", "--method ddim --steps 4 --eta 0.5"])
+def test_a_picture_is_the_same_in_any_company(folder: Path, more: str) -> None:
+    """Within one grey level where batches have other members; bit for bit where they have the same."""
+    assert train(folder, "--steps", "2") == 0
+    draw = ["sample", "--network", str(folder / "run"), *more.split()]
+
+    def drawn(count: int, batch: int) -> Tensor:
+        out = folder / "a.png"
+        size = ["--count", str(count), "--batch-size", str(batch)]
+        assert _cli.main([*draw, *size, "--out", str(out)]) == 0
+        return cut(out, count)
+
+    eight = drawn(8, 8)
+    assert len(eight.flatten(1).unique(dim=0)) == 8
+    for count, batch in ((1, 1), (8, 1), (8, 3), (5, 8)):
+        assert (drawn(count, batch) - eight[:count]).abs().max() <= 1
+    assert torch.equal(drawn(7, 3)[:6], drawn(6, 3))
+
+
+def test_a_picture_is_measured_in_the_same_way_in_any_company(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert train(folder, "--steps", "2") == 0
+    totals = []
+
+    def keep(*given: Any, **options: Any) -> Any:
+        bits = bits_per_dim(*given, **options)
+        totals.append(bits.total)
+        return bits
+
+    monkeypatch.setattr(_cli, "bits_per_dim", keep)
+    for count, batch in ((6, 6), (6, 1), (6, 4), (3, 2)):
+        evaluate(folder, f"--count={count}", f"--batch-size={batch}")
+        assert torch.allclose(totals[-1], totals[0][:count], rtol=1e-5)
+    evaluate(folder, "--seed=1")
+    assert not torch.allclose(totals[-1].sort().values, totals[0].sort().values)
+
+
+def launched(processes: int, *command: str) -> str:
+    """What a command prints in so many processes, of one thread each."""
+    torchrun = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
+    free = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m"]
+    start = [*torchrun, *free] if processes > 1 else ["-m"]
+    done = subprocess.run(
+        [sys.executable, *start, "ddpm_nb", *command],
+        capture_output=True, text=True, check=False, timeout=600,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_two_processes_train_and_draw_what_one_does(folder: Path) -> None:
+    mine = str(folder / "mine")
+    weights = []
+    for processes in (1, 2):
+        run = str(folder / f"{processes}")
+        said = launched(
+            processes, "train", "--data", mine, "--out", run, *SMALL, "--size=8",
+            "--steps=3", "--dropout=0", "--warmup=0", "--device=cpu",
+        )  # fmt: skip
+        assert f"3 steps done on {processes} x cpu" in said
+        net, _, notes = load_network(Path(run) / "network.safetensors")
+        assert notes["hardware"].endswith(f"{processes} x 1 threads")
+        weights.append(net.state_dict())
+    first, second = weights
+    for name in first:  # gradients are summed in another order
+        assert torch.allclose(first[name], second[name], atol=1e-5), name
+    draw = ["sample", "--network", str(folder / "1"), "--count=7", "--batch-size=3"]
+    for processes in (1, 2):
+        out = str(folder / f"{processes}.png")
+        said = launched(processes, *draw, "--out", out)
+        assert f"7 pictures, 10 steps on {processes} x cpu" in said
+    assert (folder / "1.png").read_bytes() == (folder / "2.png").read_bytes()
+
+
+def test_evaluate_in_several_processes_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    error = refusal(capsys, "evaluate", "--network", "x", "--data", "digits")
+    assert "expected one process, got 2" in error
+
+
+# --- said in one line
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_schedule_that_leaves_signal_is_said(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(folder, "--steps", "1", "--schedule", "linear") == 0
+    error = capsys.readouterr().err
+    assert error.startswith("ddpm-nb: warning: schedule, T: linear with T = 10 ")
+    assert error.count("\n") == 1
+    monkeypatch.setenv("RANK", "1")  # the second process says nothing
+    assert train(folder, "--steps", "1", "--schedule", "linear") == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_launcher_s_precision_is_not_passed_over(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert train(folder, "--steps", "1") == 2
+    error = capsys.readouterr().err
+    assert "precision: expected bf16" in error and error.count("\n") == 1
+    assert train(folder, "--steps", "1", "--precision", "bf16") == 0
+
+
+def test_help_is_as_one_writes(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ([], ["train"], ["sample"], ["evaluate"]):
+        with pytest.raises(SystemExit):
+            _cli.main([*command, "--help"])
+        assert "%%" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("module", "package"), [*_cli.OPTIONAL.items(), ("nonsense", None)]
+)
+def test_a_missing_package_is_named_with_its_cure(
+    module: str, package: str | None, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Whatever it is that the command asks for, and however deep inside."""
+
+    def without(given: object) -> None:
+        importlib.import_module(f"{module}.deep.inside")
+
+    for name in [m for m in sys.modules if m.partition(".")[0] == module]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr(_cli, "run_evaluate", without)
+    error = refusal(capsys, "evaluate", "--data", "x", "--network", "x")
+    assert module in error
+    assert ("pip install" in error) == (package is not None)
+    assert package is None or error.endswith(f"; pip install {package}\n")
+
+
+def test_digits_without_scikit_learn(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    out = str(folder / "digits")
+    error = refusal(capsys, "train", "--data", "digits", "--out", out)
+    assert "pip install scikit-learn" in error
+
+
+# --- where it computes
+
+
+def test_the_device_is_the_first_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    def there(cuda: bool, mps: bool) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    for cuda, mps, wanted in ((0, 0, "cpu"), (0, 1, "mps"), (1, 1, "cuda")):
+        there(bool(cuda), bool(mps))
+        assert _cli.device(None) == torch.device(wanted)
+        assert _cli.device("cpu") == torch.device("cpu")
+    assert _cli.device("mps") == torch.device("mps")
+    monkeypatch.setenv("LOCAL_RANK", "3")  # each process its own GPU
+    assert _cli.device(None) == torch.device("cuda:3")
+    assert _cli.device("cpu") == torch.device("cpu")
+    there(False, False)
+    for missing in ("cuda", "mps"):
+        with pytest.raises(ValueError, match=f"that is there, got {missing}"):
+            _cli.device(missing)
+
+
+def test_the_device_is_stated(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(folder, "--steps", "2", "--device", "cpu") == 0
+    assert "2 steps done on 1 x cpu" in capsys.readouterr().out
+    out = folder / "a.png"
+    draw = ["sample", "--network", str(folder / "run"), "--out", str(out), "--count=2"]
+    assert _cli.main([*draw, "--device", "cpu"]) == 0
+    assert "10 steps on 1 x cpu" in capsys.readouterr().out
+    assert json.loads(out.with_suffix(".json").read_text())["device"] == "cpu"
+    assert evaluate(folder, "--device", "cpu")["device"] == "cpu"

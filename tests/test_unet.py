@@ -21,10 +21,9 @@ from diffusers import UNet2DModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ddpm_nb import unet
+from ddpm_nb._diffusers import HARMLESS, NEEDED, SIZES, diffusers_name
 from ddpm_nb.unet import (
-    HARMLESS,
-    NEEDED,
-    SIZES,
     Attention,
     Downsample,
     Dropout,
@@ -32,7 +31,7 @@ from ddpm_nb.unet import (
     ResidualBlock,
     UNet,
     Upsample,
-    _diffusers_name,
+    _fused,
     attend,
     time_embedding,
 )
@@ -220,7 +219,7 @@ def twin(net: UNet) -> UNet2DModel:
     # Before loading, or the weights would be rounded; their own `to` only adds a warning.
     nn.Module.to(theirs, next(net.parameters()).dtype)
     theirs.load_state_dict(
-        {_diffusers_name(name): p for name, p in net.state_dict().items()}
+        {diffusers_name(name): p for name, p in net.state_dict().items()}
     )
     return theirs
 
@@ -273,7 +272,7 @@ def test_outputs_and_gradients_are_those_of_diffusers(
     assert close(ours[1], other[1], tolerance)
     assert len(ours[2]) == len(other[2]) == len(net.state_dict())
     for name, gradient in ours[2].items():
-        assert close(gradient, other[2][_diffusers_name(name)], tolerance), name
+        assert close(gradient, other[2][diffusers_name(name)], tolerance), name
 
 
 @pytest.mark.equation("def-attention")
@@ -285,6 +284,31 @@ def test_attention_is_that_of_torch_s_own_kernel() -> None:
     )
     kernel = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
     assert torch.allclose(attend(q, k, v), kernel, rtol=1e-12)
+
+
+@pytest.mark.equation("def-attention")
+def test_attention_on_a_gpu_is_the_same_formula(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The one kernel that a GPU gets, asked on the CPU; written out for each pixel."""
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = 2 * torch.randn(3, 2, 5, 16, dtype=torch.float64, generator=generator)
+    got = _fused(q, k, v)
+    for b in range(2):
+        for i in range(5):
+            a = np.array([math.exp(float(q[b, i] @ k[b, j]) / 4) for j in range(5)])
+            expected = (a / a.sum()) @ v[b].numpy()  # 4 is the root of 16 channels
+            assert got[b, i].numpy() == pytest.approx(expected, rel=1e-12)
+    asked = []
+
+    class OnGPU(Tensor):
+        is_cuda = True
+
+    monkeypatch.setattr(unet, "_fused", lambda *part: asked.append(part))
+    attend(q.as_subclass(OnGPU), k, v)
+    assert len(asked) == 1
+    attend(q, k, v)
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.013])
@@ -728,11 +752,22 @@ def test_a_hub_out_of_reach_is_said(
     with pytest.raises(ConnectionError, match="hub cannot be reached"):
         UNet.from_diffusers("google/ddpm-cifar10-32")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ImportError, match=r"pip install .ddpm_nb\[hub\]"):
+    with pytest.raises(ImportError, match="pip install huggingface_hub"):
         UNet.from_diffusers("google/ddpm-cifar10-32")
     for source in (tmp_path / "nothing", "no name"):
         with pytest.raises(FileNotFoundError, match="expected a folder"):
             UNet.from_diffusers(source)
+
+
+def test_numpy_s_integers_build_the_same_network() -> None:
+    """And the configuration is plain, so that JSON can hold it."""
+    n = np.int64
+    net = UNet(
+        picture_channels=n(1), channels=np.int32(32), multipliers=np.array([1, 2]),
+        blocks=n(1), attention=np.array([False, True]), dropout=np.float32(0.0), groups=n(8),
+    )  # fmt: skip
+    assert net.config == UNet.digits().config
+    assert json.loads(json.dumps(net.config))["multipliers"] == [1, 2]
 
 
 def test_digits_network_keeps_the_shape() -> None:
@@ -753,7 +788,9 @@ def test_digits_network_keeps_the_shape() -> None:
         ({"groups": 0}, "groups"),
         ({"picture_channels": 0}, "picture_channels"),
         ({"multipliers": (1, 0, 1, 1)}, "multipliers"),
-        ({"multipliers": (1, 1.5, 2, 2)}, "multipliers"),
+        ({"multipliers": (1, 1.5, 2, 2)}, "multipliers: expected positive integers"),
+        ({"blocks": 1.5}, "blocks: expected positive integers, got 1.5"),
+        ({"groups": True}, "groups: expected positive integers, got True"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(
