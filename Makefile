@@ -92,8 +92,8 @@ check: setup ## the fast checks: pairs, lint, types, spelling, links, alt text
 bench: setup ## time the U-Net side by side with diffusers (or BENCH="train --rounds 3", BENCH=--ablate)
 	@$(PY) -m benchmarks $(BENCH)
 
-mutants: setup ## break every formula and see a marked test fail (20 minutes; or CHAPTERS="forward loss")
-	@$(PY) -m tools.mutants $(CHAPTERS)
+mutants: setup ## break the package in every small way and see a test fail (hours; goes on where it stopped; or ROOMS="loss vae:rest")
+	@$(PY) -m tools.mutants $(ROOMS)
 
 standalone: setup ## run each notebook alone, in an empty folder, with what Colab has (or CHAPTERS="forward loss")
 	@$(PY) -m tools.standalone $(CHAPTERS)

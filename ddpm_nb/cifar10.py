@@ -611,7 +611,7 @@ def digits_config() -> TrainConfig:
 #
 # The first three are not the last network's. The authors measured again and again during the run of 800,000 updates, and report the network whose FID was smallest (appendix B). The smallest of several measurements is lower than a typical one, and lower than that of the last update. For a fair comparison keep several networks of your run: `fit` overwrites `network.safetensors`, so copy it now and then, measure each copy, and say which number you take.
 #
-# To measure your own run the same way, these lines need a GPU, `pip install "ddpm_nb[eval]"`, and some hours for the 50,000 samples. (They have not been run for this page.) The bits come from the command line: `ddpm-nb evaluate --data cifar10 --network runs/cifar10`.
+# To measure your own run the same way, these lines need a GPU, `pip install ".[eval]"` in a clone, and some hours for the 50,000 samples. (They have not been run for this page.) The bits come from the command line: `ddpm-nb evaluate --data cifar10 --network runs/cifar10`.
 #
 # ```python
 # from ddpm_nb.algorithms import sample

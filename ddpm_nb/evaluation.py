@@ -954,7 +954,7 @@ def inception(
     except ImportError as error:
         raise ImportError(
             "inception: expected torch-fidelity and torchvision to be installed: "
-            'pip install "ddpm_nb[eval]"'
+            "pip install torch-fidelity"
         ) from error
     network = FeatureExtractorInceptionV3(
         "inception-v3-compat", [layer], feature_extractor_weights_path=weights

@@ -548,7 +548,7 @@ class UNet(nn.Module):
         Args:
             source: a folder with `config.json` and `diffusion_pytorch_model.safetensors`,
                 or with a folder `unet` that has both; or a name on the Hugging Face hub,
-                such as "google/ddpm-cifar10-32" (needs `pip install ddpm_nb[hub]`).
+                such as "google/ddpm-cifar10-32" (needs huggingface_hub).
 
         Returns:
             the network in float32 and in `eval` mode. Its `provenance` says whether the

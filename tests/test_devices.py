@@ -418,8 +418,9 @@ def test_every_way_to_train_stays_on_the_device(
 # What a chapter that trains does, made short; and which of its cells have to do with it.
 SHORT = {
     "training": {
-        r"steps=\d+": "steps=4", r'"steps": \d+': '"steps": 4', r"range\(200\)": "range(4)", r"range\(300\)": "range(40)",
-        r'"T": 500': '"T": 10', r"randint\(1, 501": "randint(1, 11", r"COPIES = .*": "COPIES = 30, 20",
+        r"steps=\d+": "steps=4", r'"steps": \d+': '"steps": 4', r"range\(200\)": "range(4)",
+        r"range\(300\)": "range(40)", r'"T": 500': '"T": 10',
+        r"randint\(1, 501": "randint(1, 11", r"COPIES = .*": "COPIES = 30, 20",
     },
     "cifar10": {
         r'"steps": \d+': '"steps": 4, "T": 10', r"sample\(16": "sample(2", ":200": ":20", "times=20": "times=4",

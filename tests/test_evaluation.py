@@ -759,7 +759,7 @@ def fake_fidelity(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 def test_inception_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
-    with pytest.raises(ImportError, match=r"ddpm_nb\[eval\]"):
+    with pytest.raises(ImportError, match="pip install torch-fidelity"):
         inception()
 
 
