@@ -1542,7 +1542,7 @@ def save_sheet(path: Path | str, pictures: Tensor) -> None:
 
 
 # %% [markdown]
-# A run of 20 steps, and the same in two parts: 10 steps; then a new trainer, which goes on to 20. Are the results equal, bit for bit? (This is on a CPU.)
+# A run of 20 steps, and the same in two parts: 10 steps; then a new trainer, which goes on to 20. Are the results equal, bit for bit? (On a CPU they are; on a GPU they need not be.)
 
 # %% tags=["active-ipynb"]
 # import tempfile
@@ -1730,8 +1730,9 @@ def load_folder(
 #
 # @torch.no_grad()
 # def score(network):
-#     """The error of a network on the CPU, where the questions are."""
-#     return float((network(questions, ask_t) - ask_noise).square().mean())
+#     """The error of a network, asked where it is."""
+#     x_t, t, noise = (x.to(trainer.device) for x in (questions, ask_t, ask_noise))
+#     return float((network(x_t, t) - noise).square().mean())
 #
 #
 # def interval(values):
@@ -1766,7 +1767,7 @@ def load_folder(
 # Half precision, too: the loss of this trained network in bf16, beside float32.
 
 # %% tags=["active-ipynb"]
-# with torch.autocast("cpu", torch.bfloat16):
+# with torch.autocast(trainer.device.type, torch.bfloat16):
 #     short = score(trainer.ema.model)
 # long = score(trainer.ema.model)
 # print("bf16 within 2 % of float32:", abs(short / long - 1) < 0.02)
@@ -1880,6 +1881,6 @@ def load_folder(
 # %% [markdown]
 # ## Summary
 #
-# Algorithm 1 stays as it is. Around it: an average of the weights, with which one samples; a learning rate that grows from 0; gradients of bounded length; mirrored pictures; short numbers where they are safe; and checkpoints that hold everything, so that a run goes on bit for bit.
+# Algorithm 1 stays as it is. Around it: an average of the weights, with which one samples; a learning rate that grows from 0; gradients of bounded length; mirrored pictures; short numbers where they are safe; and checkpoints that hold everything, so that a run goes on as if nothing had happened.
 #
 # **The next question.** A trained network is asked a thousand times for one picture. Are fewer steps enough? See [fewer steps](fewer_steps.ipynb).

@@ -92,7 +92,8 @@ class Pretended(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in ("__get__", "__set__"):  # x.grad, and x.grad = ...
             name = func.__self__.__name__  # type: ignore[attr-defined]
-        given = list(tensors_in((args, kwargs)))
+        # What else is being copied stands beside a tensor that is copied.
+        given = list(tensors_in(args[0] if name == "__deepcopy__" else (args, kwargs)))
         here = any(map(self.holds, given))
         if here and name == "device":
             return self.device

@@ -1,5 +1,6 @@
 """The pretended device refuses what a real one refuses, and nothing else."""
 
+import copy
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,6 +41,7 @@ ONE_DEVICE: dict[str, Case] = {
     "drawn there": lambda there, here: there + torch.rand(2, 2, device=there.device),
     "a layer there": lambda there, here: nn.Linear(2, 2, device=there.device)(there),
     "a layer brought there": lambda there, here: nn.Linear(2, 2).to(there.device)(there),
+    "copies of both": lambda there, here: copy.deepcopy([there, here])[0] + there,
     "views": lambda there, here: there.T[0] + there.flatten()[2:] + there.detach()[1],
 }  # fmt: skip
 TWO_DEVICES: dict[str, Case] = {
@@ -77,12 +79,15 @@ def test_what_is_on_two_devices_is_refused(kind: str, name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    sorted({*ONE_DEVICE, *TWO_DEVICES} - {"an index there", "a layer brought there"}),
+    sorted(
+        {*ONE_DEVICE, *TWO_DEVICES}
+        - {"an index there", "a layer brought there", "copies of both"}
+    ),
 )
 def test_torch_agrees_about_devices(name: str) -> None:
     """FakeTensorMode knows the rules of a GPU that is not there, from torch's own hand; it computes nothing.
 
-    It lets an index pass that torch itself refuses, and cannot move a layer.
+    It lets an index pass that torch itself refuses, and cannot move a layer or copy deeply.
     """
     with FakeTensorMode():
         there, here = torch.full((2, 2), 0.5, device="cuda"), torch.ones(2, 2)
