@@ -366,6 +366,7 @@ def test_two_trainers_that_take_turns_do_not_disturb_each_other(
     choices = [config(dropout=0.3), config(dropout=0.3, seed=1)]
     alone = [Trainer(choice, pictures) for choice in choices]
     expected = [[float(trainer.step().loss) for _ in range(3)] for trainer in alone]
+    torch.manual_seed(7)  # what others draw is nothing to them either
     before = torch.get_rng_state()
     turns = [Trainer(choice, pictures) for choice in choices]
     got = [[float(trainer.step().loss) for trainer in turns] for _ in range(3)]
@@ -436,6 +437,7 @@ def test_compiling_changes_neither_the_gradient_nor_the_names_of_weights(
     monkeypatch.setattr(
         torch, "compile", functools.partial(torch.compile, backend="aot_eager")
     )
+    torch._dynamo.utils.counters.clear()
     compiled = Trainer(config(compile=True), pictures)
     plain = Trainer(config(), pictures)
     losses = [[float(t.step().loss) for _ in range(2)] for t in (compiled, plain)]
@@ -1287,7 +1289,7 @@ def test_two_processes_equal_one(clip: str, launch: list[str], tmp_path: Path) -
         text=True,
         env=ENVIRONMENT,
         check=False,
-        timeout=600,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr
     threads = torch.get_num_threads()
