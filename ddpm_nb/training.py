@@ -1542,7 +1542,7 @@ def save_sheet(path: Path | str, pictures: Tensor) -> None:
 
 
 # %% [markdown]
-# A run of 20 steps, and the same in two parts: 10 steps; then a new trainer, which goes on to 20. Are the results equal, bit for bit? (On a CPU they are; on a GPU they need not be.)
+# A run of 20 steps, and the same in two parts: 10 steps; then a new trainer, which goes on to 20. Are the results equal, bit for bit? (This is on a CPU.)
 
 # %% tags=["active-ipynb"]
 # import tempfile
@@ -1573,7 +1573,7 @@ def save_sheet(path: Path | str, pictures: Tensor) -> None:
 # %% [markdown]
 # ## Your own pictures
 #
-# A folder of pictures in any usual format (8 bits a channel) and of any size will do. Each is cut to the shape that you ask for, a square if you name one number (`size=32`) and oblong if two (`size=(32, 48)`, height and width), and scaled. The network halves the size three times, so 32 pixels, or any other multiple of 8, fit the paper's network.
+# A folder of pictures in any usual format (8 bits a channel) and of any size will do. Each is cut to a square in its middle and scaled. The network halves the size three times, so 32 pixels, or any other multiple of 8, fit the paper's network.
 
 # %%
 _PICTURES = {
@@ -1608,21 +1608,19 @@ def _files(folder: Path | str) -> Iterator[Path]:
         yield from (Path(place, name) for name in names if not name.startswith("."))
 
 
-def load_folder(
-    folder: Path | str, size: int | tuple[int, int] = 32, channels: int = 3
-) -> Tensor:
+def load_folder(folder: Path | str, size: int = 32, channels: int = 3) -> Tensor:
     """Read all pictures in a folder and the folders below it.
 
     Links are followed; a folder that several lead to is read once.
 
     Args:
         folder: where they are.
-        size: height and width of the result, one number or two; larger and smaller
-            pictures are scaled, and what is too high or too wide is cut off at both ends.
+        size: height and width of the result; larger and smaller pictures are scaled,
+            oblong ones cut to the square in their middle.
         channels: 3 for colour, 1 for grey. What is transparent becomes white.
 
     Returns:
-        (N, channels, height, width) uint8, in the order of the files' names.
+        (N, channels, size, size) uint8, in the order of the files' names.
 
     Raises:
         FileNotFoundError: if there is no such folder.
@@ -1632,8 +1630,7 @@ def load_folder(
 
     if channels not in (1, 3):
         raise ValueError(f"channels: expected 1 or 3, got {channels}")
-    height, width = size if isinstance(size, Sequence) else (size, size)
-    if min(height, width) < 1:
+    if size < 1:
         raise ValueError(f"size: expected at least 1, got {size}")
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"folder: expected a folder, got {folder}")
@@ -1657,10 +1654,10 @@ def load_folder(
             continue
         white = Image.new("RGBA", picture.size, "white")
         flat = Image.alpha_composite(white, picture).convert("RGB")
-        cut = ImageOps.fit(flat, (width, height), Image.Resampling.LANCZOS)
-        levels = cut if channels == 3 else cut.convert("L")
+        square = ImageOps.fit(flat, (size, size), Image.Resampling.LANCZOS)
+        levels = square if channels == 3 else square.convert("L")
         pixels = torch.frombuffer(bytearray(levels.tobytes()), dtype=torch.uint8)
-        pictures.append(pixels.reshape(height, width, channels).permute(2, 0, 1))
+        pictures.append(pixels.reshape(size, size, channels).permute(2, 0, 1))
     if bad:
         more = f", and {len(bad) - 10} more" if len(bad) > 10 else ""
         raise ValueError(
@@ -1730,9 +1727,8 @@ def load_folder(
 #
 # @torch.no_grad()
 # def score(network):
-#     """The error of a network, asked where it is."""
-#     x_t, t, noise = (x.to(trainer.device) for x in (questions, ask_t, ask_noise))
-#     return float((network(x_t, t) - noise).square().mean())
+#     """The error of a network on the CPU, where the questions are."""
+#     return float((network(questions, ask_t) - ask_noise).square().mean())
 #
 #
 # def interval(values):
@@ -1767,7 +1763,7 @@ def load_folder(
 # Half precision, too: the loss of this trained network in bf16, beside float32.
 
 # %% tags=["active-ipynb"]
-# with torch.autocast(trainer.device.type, torch.bfloat16):
+# with torch.autocast("cpu", torch.bfloat16):
 #     short = score(trainer.ema.model)
 # long = score(trainer.ema.model)
 # print("bf16 within 2 % of float32:", abs(short / long - 1) < 0.02)
