@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from unittest.mock import patch
 
 import mpmath
 import numpy as np
@@ -153,10 +154,12 @@ def test_two_normals_merge_in_symbols() -> None:
 
 @pytest.mark.equation("eq-forward")
 @pytest.mark.parametrize(
-    "schedule", [Schedule.linear(), Schedule.cosine(200), Schedule([0.3, 0.2, 0.6])]
+    "make",
+    [Schedule.linear, lambda: Schedule.cosine(200), lambda: Schedule([0.3, 0.2, 0.6])],
 )
-def test_jump_is_the_walk(schedule: Schedule) -> None:
+def test_jump_is_the_walk(make: Callable[[], Schedule]) -> None:
     """Walk by single steps only, and collect what multiplies x_0 and the variance of all noise."""
+    schedule = make()
     signal, variance = 1.0, 0.0
     for t in range(1, schedule.T + 1):
         step_signal, step_noise = factors(q_step, t, schedule)
@@ -335,6 +338,15 @@ def test_a_schedule_begins_on_the_cpu(make: Callable[[], Schedule]) -> None:
         schedule = make()
     for name in TABLES:
         assert torch.equal(getattr(schedule, name), getattr(make(), name))
+
+
+@pytest.mark.equation("def-alpha-bar")
+def test_a_tensor_of_betas_comes_to_the_cpu_as_it_is() -> None:
+    """On MPS to ask for float64 in the same breath would fail; here another tensor shows that it was asked to come."""
+    beta = torch.tensor([0.1, 0.2])
+    assert torch.equal(Schedule(beta).beta[1:], beta.double())
+    with patch.object(torch.Tensor, "cpu", return_value=torch.tensor([0.5])):
+        assert Schedule(beta).beta.tolist() == [0, 0.5]
 
 
 @pytest.mark.equation("def-alpha-bar")
