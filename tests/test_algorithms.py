@@ -297,6 +297,27 @@ def test_the_test_rejects_wrong_samplers(monkeypatch: pytest.MonkeyPatch) -> Non
         assert two_sample_p(x, TRUTH) < 1e-3
 
 
+def test_the_exact_case_sees_the_same_mistakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At fifty steps, where the right sampler has its exact variance, each mistake is many error bars away."""
+    n, model = 200_000, optimal_noise(NORMAL, FIFTY)
+
+    def off(model: Callable[[Tensor, Tensor], Tensor], extra: float = 0) -> float:
+        """How many error bars the variance is away."""
+        x = sample(model, (n, 1), FIFTY, generator=generator(1), dtype=F64)
+        x = x + extra * torch.randn(n, 1, dtype=F64, generator=generator(2))
+        ratio = x.var() / end_variance(FIFTY, "large", 0.5)
+        return abs(ratio - 1).item() / (2 / n) ** 0.5
+
+    assert off(model) < 4
+    assert off(lambda x, t: model(x, (t - 1).clamp(min=1))) > 6
+    assert off(model, extra=FIFTY.beta[1].sqrt().item()) > 6
+    monkeypatch.setattr(
+        "ddpm_nb.algorithms.reverse_variance",
+        lambda t, schedule, variance: schedule.beta[t] ** 2,
+    )
+    assert off(model) > 6
+
+
 class Recorder(nn.Module):
     """A small network that writes down how it was called."""
 
