@@ -173,7 +173,9 @@ def parser() -> argparse.ArgumentParser:
     draw = commands.add_parser(
         "sample",
         help="draw a sheet of pictures",
-        description="Draw pictures with Algorithm 2 or DDIM, and write them as one PNG. Beside it, a .json says how.",
+        description="Draw pictures with Algorithm 2 or DDIM, and write them as one PNG. Beside it, a .json says how. "
+        "Picture i of a seed is picture i, whatever --count and --batch-size; several processes "
+        "(torchrun --nproc_per_node 2 -m ddpm_nb sample ...) take whole batches each.",
     )
     add_network(draw)
     draw.add_argument("--out", required=True, type=Path, help="the PNG file")
@@ -353,7 +355,8 @@ def tell(message: Warning | str, *where: Any, **more: Any) -> None:
 
 def process() -> tuple[int, int]:
     """Which process this is, and how many a launcher has started."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    return (int(os.environ["RANK"]) if processes > 1 else 0), processes
 
 
 def device(wanted: str | None) -> torch.device:

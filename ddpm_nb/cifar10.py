@@ -401,7 +401,7 @@ def digits_config() -> TrainConfig:
 # %% [markdown]
 # That was counted on a CPU. Mixed precision does not halve it: the normalisations and the bends between them keep what they need in float32. A GPU that has less works the batch off in pieces: `pieces=4` cuts it to a quarter.
 #
-# **Several GPUs.** The batch is shared out: with 8 GPUs each has 16 pictures, as had each of the eight cores of the paper's TPU. The command is `accelerate launch -m ddpm_nb train --data cifar10 --out runs/cifar10 --precision bf16`; `accelerate config` asks once for the number of GPUs and machines. A run may stop and go on with another number of them.
+# **Several GPUs.** The batch is shared out: with 8 GPUs each has 16 pictures, as had each of the eight cores of the paper's TPU. The command is `accelerate launch -m ddpm_nb train --data cifar10 --out runs/cifar10 --precision bf16`; `accelerate config` asks once for the number of GPUs and machines. A run may stop and go on with another number of them. `torchrun --nproc_per_node 8 -m ddpm_nb sample …` draws with eight: each takes whole batches, and picture $i$ of a seed is the same picture, however many there are.
 #
 # ## The run
 #

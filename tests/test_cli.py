@@ -321,7 +321,11 @@ def test_evaluate_hands_every_flag_on(
     assert wanted.items() <= options.items()
     assert first.flatten().tolist() != sorted(first.flatten().tolist())  # at random
     assert torch.equal(evaluate("--times 3")[0], first)
-    assert not torch.equal(evaluate("--times 3 --seed 5")[0], first)
+    for seed in (5, 0):
+        other, options = evaluate(f"--times 3 --seed {seed}")
+        source = options["generator"]
+        assert (source.seed, source.shape, source.first) == (seed, (1, 8, 8), 0)
+        assert torch.equal(other, first) == (seed == 0)
 
 
 def test_pictures_are_cut_to_an_oblong_shape(tmp_path: Path) -> None:
@@ -579,7 +583,8 @@ def test_two_processes_train_and_draw_what_one_does(folder: Path) -> None:
 def test_evaluate_in_several_processes_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
     error = refusal(capsys, "evaluate", "--network", "x", "--data", "digits")
     assert "expected one process, got 2" in error
 
@@ -595,8 +600,11 @@ def test_a_schedule_that_leaves_signal_is_said(
     error = capsys.readouterr().err
     assert error.startswith("ddpm-nb: warning: schedule, T: linear with T = 10 ")
     assert error.count("\n") == 1
-    monkeypatch.setenv("RANK", "1")  # the second process says nothing
-    assert train(folder, "--steps", "1", "--schedule", "linear") == 0
+    monkeypatch.setenv("RANK", "1")  # a number alone makes no second process
+    _cli.tell("something")
+    assert capsys.readouterr().err == "ddpm-nb: warning: something\n"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    _cli.tell("something")
     assert capsys.readouterr().err == ""
 
 
