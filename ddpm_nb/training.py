@@ -1573,7 +1573,7 @@ def save_sheet(path: Path | str, pictures: Tensor) -> None:
 # %% [markdown]
 # ## Your own pictures
 #
-# A folder of pictures in any usual format (8 bits a channel) and of any size will do. Each is cut to a square in its middle and scaled. The network halves the size three times, so 32 pixels, or any other multiple of 8, fit the paper's network.
+# A folder of pictures in any usual format (8 bits a channel) and of any size will do. Each is cut to the shape that you ask for, a square if you name one number (`size=32`) and oblong if two (`size=(32, 48)`, height and width), and scaled. The network halves the size three times, so 32 pixels, or any other multiple of 8, fit the paper's network.
 
 # %%
 _PICTURES = {
@@ -1608,19 +1608,21 @@ def _files(folder: Path | str) -> Iterator[Path]:
         yield from (Path(place, name) for name in names if not name.startswith("."))
 
 
-def load_folder(folder: Path | str, size: int = 32, channels: int = 3) -> Tensor:
+def load_folder(
+    folder: Path | str, size: int | tuple[int, int] = 32, channels: int = 3
+) -> Tensor:
     """Read all pictures in a folder and the folders below it.
 
     Links are followed; a folder that several lead to is read once.
 
     Args:
         folder: where they are.
-        size: height and width of the result; larger and smaller pictures are scaled,
-            oblong ones cut to the square in their middle.
+        size: height and width of the result, one number or two; larger and smaller
+            pictures are scaled, and what is too high or too wide is cut off at both ends.
         channels: 3 for colour, 1 for grey. What is transparent becomes white.
 
     Returns:
-        (N, channels, size, size) uint8, in the order of the files' names.
+        (N, channels, height, width) uint8, in the order of the files' names.
 
     Raises:
         FileNotFoundError: if there is no such folder.
@@ -1630,7 +1632,8 @@ def load_folder(folder: Path | str, size: int = 32, channels: int = 3) -> Tensor
 
     if channels not in (1, 3):
         raise ValueError(f"channels: expected 1 or 3, got {channels}")
-    if size < 1:
+    height, width = size if isinstance(size, Sequence) else (size, size)
+    if min(height, width) < 1:
         raise ValueError(f"size: expected at least 1, got {size}")
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"folder: expected a folder, got {folder}")
@@ -1654,10 +1657,10 @@ def load_folder(folder: Path | str, size: int = 32, channels: int = 3) -> Tensor
             continue
         white = Image.new("RGBA", picture.size, "white")
         flat = Image.alpha_composite(white, picture).convert("RGB")
-        square = ImageOps.fit(flat, (size, size), Image.Resampling.LANCZOS)
-        levels = square if channels == 3 else square.convert("L")
+        cut = ImageOps.fit(flat, (width, height), Image.Resampling.LANCZOS)
+        levels = cut if channels == 3 else cut.convert("L")
         pixels = torch.frombuffer(bytearray(levels.tobytes()), dtype=torch.uint8)
-        pictures.append(pixels.reshape(size, size, channels).permute(2, 0, 1))
+        pictures.append(pixels.reshape(height, width, channels).permute(2, 0, 1))
     if bad:
         more = f", and {len(bad) - 10} more" if len(bad) > 10 else ""
         raise ValueError(
