@@ -368,7 +368,9 @@ def device(wanted: str | None) -> torch.device:
     }
     if wanted is not None and not there[wanted]:
         raise ValueError(f"--device: expected one that is there, got {wanted}")
-    kind = wanted or next(name for name, found in there.items() if found)
+    stated = os.environ.get("ACCELERATE_TORCH_DEVICE")  # for accelerate, so for us
+    first = next(name for name, found in there.items() if found)
+    kind = wanted or (torch.device(stated).type if stated else first)
     one_of_many = kind == "cuda" and "LOCAL_RANK" in os.environ
     return torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if one_of_many else kind)
 

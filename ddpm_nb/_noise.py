@@ -120,9 +120,12 @@ def noise_for(
         return lambda t: draw(generator, shape)
     if callable(generator):
         source = generator
+        # MPS has no float64; there a counter works on the CPU, and waits for nothing.
+        at = "cpu" if device.type == "mps" else device
+        pictures = torch.arange(shape[0], device=at)
 
         def ask(t: int) -> Tensor:
-            noise = source(torch.arange(shape[0], device=device), t)
+            noise = source(pictures, t)
             if noise.shape != shape:
                 raise ValueError(
                     f"generator: expected noise of shape {shape}, got {tuple(noise.shape)}"

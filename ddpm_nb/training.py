@@ -1881,6 +1881,6 @@ def load_folder(
 # %% [markdown]
 # ## Summary
 #
-# Algorithm 1 stays as it is. Around it: an average of the weights, with which one samples; a learning rate that grows from 0; gradients of bounded length; mirrored pictures; short numbers where they are safe; and checkpoints that hold everything, so that a run goes on bit for bit.
+# Algorithm 1 stays as it is. Around it: an average of the weights, with which one samples; a learning rate that grows from 0; gradients of bounded length; mirrored pictures; short numbers where they are safe; and checkpoints that hold everything, so that a run goes on as if nothing had happened.
 #
 # **The next question.** A trained network is asked a thousand times for one picture. Are fewer steps enough? See [fewer steps](fewer_steps.ipynb).
