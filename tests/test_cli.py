@@ -665,7 +665,9 @@ def test_the_device_is_the_first_that_is_there(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
 
     monkeypatch.delenv("LOCAL_RANK", raising=False)
-    monkeypatch.delenv("ACCELERATE_TORCH_DEVICE")  # with which the tests hide what is there
+    monkeypatch.delenv(
+        "ACCELERATE_TORCH_DEVICE"
+    )  # with which the tests hide what is there
     for cuda, mps, wanted in ((0, 0, "cpu"), (0, 1, "mps"), (1, 1, "cuda")):
         there(bool(cuda), bool(mps))
         assert _cli.device(None) == torch.device(wanted)
