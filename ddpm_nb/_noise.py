@@ -60,38 +60,29 @@ class CounterNoise:
             raise ValueError(f"first: expected 0 ... 2^32 - 1, got {first}")
         self.seed, self.shape, self.first = seed, tuple(shape), first
 
-    def uniform(self, pictures: Tensor, t: int, n: int, purpose: int = 0) -> Tensor:
-        """Return n uniform random numbers for each picture, strictly between 0 and 1.
+    def __call__(self, pictures: Tensor, t: int) -> Tensor:
+        """Return the standard normal noise that enters x_t, (B, *shape) float32.
 
         Args:
             pictures: (B,) int64, which pictures of the batch, counted from 0.
             t: a time, 0 ... 2^32 - 1.
-            n: how many numbers.
-            purpose: numbers for another purpose are other numbers; 0 is noise.
 
         Returns:
-            (B, n) float64, on the pictures' device; on the CPU where that is MPS, which
-            has no float64.
+            the noise, on the pictures' device; on the CPU where that is MPS, which has no
+            float64.
         """
         if pictures.device.type == "mps":
             pictures = pictures.cpu()
-        block = torch.arange(-(-n // 4), device=pictures.device)
-        time, use = torch.full_like(block, t), torch.full_like(block, purpose)
-        counter = block, (pictures + self.first)[:, None], time, use
-        words = philox(counter, (self.seed & _LOW, self.seed >> 32))
-        return (words.flatten(1)[:, :n] + 0.5) / 2**32
-
-    def __call__(self, pictures: Tensor, t: int) -> Tensor:
-        """Return the standard normal noise that enters x_t, (B, *shape) float32.
-
-        By Box and Muller: a radius and an angle make two numbers.
-        """
         n = math.prod(self.shape)
-        radius, angle = (
-            self.uniform(pictures, t, n + n % 2).unflatten(1, (-1, 2)).unbind(2)
-        )
-        radius, angle = (-2 * radius.log()).sqrt(), 2 * math.pi * angle
-        normal = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=2)
+        block = torch.arange(-(-n // 4), device=pictures.device)
+        time, zero = torch.full_like(block, t), torch.zeros_like(block)
+        counter = block, (pictures + self.first)[:, None], time, zero
+        words = philox(counter, (self.seed & _LOW, self.seed >> 32))
+        # Four uniform numbers between 0 and 1; by Box and Muller, a radius and an angle
+        # make two normal ones.
+        u = (words + 0.5) / 2**32
+        radius, angle = (-2 * u[..., 0::2].log()).sqrt(), 2 * math.pi * u[..., 1::2]
+        normal = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=-1)
         return normal.flatten(1)[:, :n].reshape(-1, *self.shape).float()
 
 

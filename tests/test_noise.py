@@ -1,7 +1,11 @@
 """Picture i of a seed is picture i; a list of generators, one a picture; what a generator meant it still means."""
 
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,6 +33,7 @@ from ddpm_nb import (
 from ddpm_nb._noise import noise_for, philox
 
 F64 = torch.float64
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def zero(x_t: Tensor, t: Tensor) -> Tensor:
@@ -79,7 +84,7 @@ def test_noise_is_bit_equal_whatever_the_batch(shape: tuple[int, ...]) -> None:
     assert torch.equal(CounterNoise(0, shape)(torch.tensor([5, 2]), t), whole[[5, 2]])
 
 
-def test_another_picture_time_seed_or_purpose_is_other_noise() -> None:
+def test_another_picture_time_or_seed_is_other_noise() -> None:
     """No two of these may share numbers, not even shifted by one, as seed + i would."""
     which = torch.arange(4)
     blocks = [
@@ -97,9 +102,32 @@ def test_another_picture_time_seed_or_purpose_is_other_noise() -> None:
     ]
     numbers = torch.cat(blocks).flatten()
     assert len(numbers.unique()) > 0.999 * len(numbers)
-    source = CounterNoise(0, (64,))
-    one, two = (source.uniform(which, 1, 64, purpose=p) for p in (0, 1))
-    assert not torch.isin(one, two).any()
+
+
+TWO = """
+import os, sys, torch
+from ddpm_nb import CounterNoise
+
+assert os.environ["WORLD_SIZE"] == "2"
+rank = int(os.environ["RANK"])
+noise = CounterNoise(0, (3, 8, 8), first=4 * rank)(torch.arange(4), 17)
+torch.save(noise, f"{sys.argv[1]}/{rank}.pt")
+"""
+
+
+def test_noise_is_bit_equal_for_one_and_two_processes(tmp_path: Path) -> None:
+    script = tmp_path / "two.py"
+    script.write_text(TWO)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    subprocess.run(
+        [sys.executable, *launch, str(script), str(tmp_path)],
+        check=True,
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+    parts = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
+    whole = CounterNoise(0, (3, 8, 8))(torch.arange(8), 17)
+    assert torch.equal(torch.cat(parts), whole)
 
 
 def test_the_noise_is_standard_normal_and_independent() -> None:
