@@ -432,9 +432,10 @@ def _draw_times(
     if high - low == 1:
         return torch.full(x.shape[:1], high, device=x.device)
     # No x_t has a t beyond T; so noise of such a t is free to decide: Phi(z) is uniform.
-    z = noise_for(x.shape, x.device, generator, torch.float64)(T + high)
+    cpu = torch.device("cpu")  # MPS has no float64
+    z = noise_for(x.shape, cpu, generator, torch.float64)(T + high)
     share = torch.special.ndtr(z.flatten(1)[:, 0])
-    return (low + 1 + (share * (high - low)).long()).clamp(max=high)
+    return (low + 1 + (share * (high - low)).long()).clamp(max=high).to(x.device)
 
 
 def _check_levels(x_0: Tensor, levels: int) -> None:

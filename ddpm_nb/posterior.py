@@ -323,13 +323,7 @@ def optimal_noise(
 # figure, axes = plt.subplots(1, 4, figsize=(7.4, 2.1))
 # for ax, t in zip(axes, (20, 100, 300, 700)):
 #     density = noised_mixture(ring, t, schedule).log_prob(plane).exp().reshape(201, 201)
-#     ax.imshow(
-#         density.T,
-#         origin="lower",
-#         extent=(-2.6, 2.6, -2.6, 2.6),
-#         vmax=2.2 * density.max(),
-#         interpolation="bilinear",
-#     )
+#     ax.contourf(fine, fine, density.T, 5, cmap="Greys", vmax=2.2 * density.max())
 #     arrows = -best(points, t)
 #     ax.quiver(
 #         *points.T,
