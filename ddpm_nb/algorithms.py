@@ -11,7 +11,7 @@
 #
 # **The question.** How do a training loop and a sampler follow from the derivation, and do they really turn noise into data?
 #
-# **What you bring.** The jump to $x_t$ from [the forward process](forward.ipynb), the best noise prediction $\varepsilon^*$ from [the posterior](posterior.ipynb), and line 4's mean from [the loss](loss.ipynb).
+# **What you bring.** The jump to $x_t$ from [the forward process](forward.ipynb), the best noise prediction $\varepsilon^*$ from [the posterior](posterior.ipynb), line 4's mean, the weight and the best variance from [the loss](loss.ipynb), and Eq. [whole cost](#eq-joint-kl) from [the bound](bound.ipynb).
 #
 # **What you take away.** Algorithm 1 and Algorithm 2 of the DDPM paper as two short generators that you can stop, plot and extend. You see them work twice: on points in the plane, where the perfect answer is known, and on handwritten digits.
 
@@ -82,7 +82,7 @@ from ddpm_nb.posterior import posterior_mean
 #
 # The loop below is a generator. It hands you a record after each step and waits; whatever else should happen in training, you write in *your* loop.
 #
-# One mistake it looks for itself, because nothing else shows it: pictures on another scale. The jump mixes a picture with noise of variance 1, and fits pictures in $[-1, 1]$. With grey levels $0,\dots,255$ the noise is lost in the picture at most $t$; with pictures in $[0, 1]$ all are brighter than the middle. The loss falls in both cases. So the loop looks at its first batch, once, and warns. It does not refuse: a night sky, or the latent pictures of another network, may lie elsewhere with good reason, and only you know.
+# One mistake it looks for itself, because the loss alone does not tell: pictures on another scale. The jump mixes a picture with noise of variance 1, and fits pictures in $[-1, 1]$. With grey levels $0,\dots,255$ the noise is lost in the picture for most $t$; in pictures with values in $[0, 1]$ no pixel lies below 0, the middle grey. A loss may fall all the same. So the loop looks at its first batch, once, and warns. It does not refuse: a night sky, or the latent pictures of another network, may lie elsewhere with good reason, and only you know.
 
 # %%
 @dataclass(frozen=True)
@@ -464,7 +464,7 @@ def sample(
 # print("1,000 steps: the test cannot tell samples and truth apart (p > 0.01):", p > 0.01)
 
 # %% [markdown]
-# So in this one run. But what does such a test decide? Not whether the program is right. It asks whether the *samples* have the data's distribution, and a sampler without a mistake may miss that as well, because its steps are too large. Both must be looked at.
+# That was one run. And what does such a test decide? Not whether the program is right. It asks whether the *samples* have the data's distribution, and a sampler without a mistake may miss that as well, because its steps are too large. Both must be looked at.
 #
 # ### Large or small variance?
 #
@@ -771,9 +771,9 @@ def sample(
 # %% [markdown]
 # ### What the learned model is worth in nats
 #
-# Samples that look right are one thing; the bound gives a number. On average $L$ lies above the entropy of the data, and Eq. [joint KL](#eq-joint-kl) says by how much: by the divergence of the two ends at $x_T$, plus what each step back of the model diverges from the true one. How large is this gap? And whose fault is it: the network's, or that of a chain of normal steps, which even the perfect network must take?
+# Samples that look right are one thing; the bound gives a number. On average $L$ lies above the entropy of the data, and Eq. [whole cost](#eq-joint-kl) says by how much: by the divergence of the two ends at $x_T$, plus what each step back of the model diverges from the true one. How large is this gap? And whose fault is it: the network's, or that of a chain of normal steps, which even the perfect network must take?
 #
-# Write the gap as a sum with one part for each cause. The network enters $L$ only through the squared error, times the weight of Eq. [weight in the bound](#eq-vlb-weight). By Eq. [best guess](#eq-best-guess) the mean of this error is the floor plus the squared distance to $\varepsilon^*$, so **the network's share** of the gap is $\sum_t\text{weight}_t\;\mathbb E\lVert\varepsilon_\theta-\varepsilon^*\rVert^2$. All the rest is the gap of the perfect network, and needs no sample: with the floor known, every term of [the bound](bound.ipynb) is a formula. It has three parts. The end of the chain is $\mathrm{KL}(q(x_T)\,\|\,\mathcal N(0,I))$. **The variance's share** is what $\beta_t$ costs more than the best choice, $\tfrac12(\sigma_t^{*2}/\beta_t-1-\log(\sigma_t^{*2}/\beta_t))$ for each coordinate and $t$ (put both into the cost of [the loss](loss.ipynb), "Which variance?"). What remains is **the bell's share**: the true step back is not normal.
+# Write the gap as a sum with one part for each cause. The network enters $L$ only through the squared error, times the weight of Eq. [weight](#eq-vlb-weight). By Eq. [best guess](#eq-best-guess) the mean of this error is the floor plus the squared distance to $\varepsilon^*$, so **the network's share** of the gap is $\sum_t\text{weight}_t\;\mathbb E\lVert\varepsilon_\theta-\varepsilon^*\rVert^2$. All the rest is the gap of the perfect network, and needs no sample: with the floor known, every term of [the bound](bound.ipynb) is a formula. It has three parts. The end of the chain is $\mathrm{KL}(q(x_T)\,\|\,\mathcal N(0,I))$. **The variance's share** is what $\beta_t$ costs more than the best choice, $\tfrac12(\sigma_t^{*2}/\beta_t-1-\log(\sigma_t^{*2}/\beta_t))$ for each coordinate and $t$ (put both into the cost of [the loss](loss.ipynb), "Which variance?"). What remains is **the bell's share**: the true step back is not normal.
 
 # %% tags=["active-ipynb"]
 # from ddpm_nb.loss import vlb_weight
@@ -832,7 +832,7 @@ def sample(
 # assert share.mean() - errors[1] > perfect  # most of the gap is the network's
 
 # %% [markdown]
-# The interval holds 95 % of such measurements on fresh points and noises. It says nothing about other runs of training: this is one network. For this one the answer is clear. The whole gap is a few hundredths of a nat, and the larger part of it is the network's fault. What the chain itself costs is smaller, nearly half of it because $\beta_t$ is not the best variance, and the rest because a step back is not quite normal; the end of the chain costs nothing that matters. More steps would make the chain's part smaller, more training the network's.
+# The interval holds 95 % of such measurements on fresh points and noises. It says nothing about other runs of training: this is one network. For this one the answer is clear. The whole gap is a few hundredths of a nat, and the larger part of it is the network's fault. What the chain itself costs is smaller, nearly half of it because $\beta_t$ is not the best variance, and the rest because a step back is not quite normal; the end of the chain costs nothing that matters. More and smaller steps should make the chain's part smaller, by Eq. [cost of a step](#eq-step-cost). Whether more training makes the network's part smaller, one run cannot say.
 #
 # Had we measured the perfect network's gap too, with one noise for each point and $t$, the error bar would have been several times the gap: most of that scatter is in $\lVert\varepsilon-\varepsilon^*\rVert^2$, whose mean is known. What can be computed should not be sampled.
 
@@ -1084,7 +1084,7 @@ def sample(
 # assert too_close[2] <= 0.2
 
 # %% [markdown]
-# They are no copies. In this run the samples lie about as far from the training pictures as unseen digits do.
+# There is no sign of copying: in this run the samples lie about as far from the training pictures as unseen digits do.
 #
 # ### The perfect network recites
 #
@@ -1171,7 +1171,7 @@ def sample(
 # %% [markdown]
 # ## Where people slip
 #
-# **"No $z$ when $t = 0$."** So the student's notes, which [this book follows](bibliography.md), say of line 3, and in a loop that counts $t = T-1,\dots,0$ it is right. In the paper's count the last step is $t = 1$. Mix the two, `if t > 0` in a loop that ends at 1, and noise is added to the finished picture. At 50 steps the test above rejects it; at 1,000 steps nobody notices. The sizes say why:
+# **"No $z$ when $t = 0$."** So the student's notes, which [this book follows](bibliography.md), say of line 3, and in a loop that counts $t = T-1,\dots,0$ it is right. In the paper's count the last step is $t = 1$. Mix the two, `if t > 0` in a loop that ends at 1, and noise is added to the finished picture. At 50 steps the test above rejects it; at 1,000 steps, with one seed and fewer points, it did not. The sizes say why:
 
 # %% tags=["active-ipynb"]
 # for name, table in (("T = 1000, linear", schedule), ("T = 50, cosine", fifty)):
@@ -1223,13 +1223,13 @@ def sample(
 # plt.show()
 
 # %% [markdown]
-# Why the *middle* of a bump, and why one bump? If each chain only went where the average of all possible starts lies, all would end near the mean of the data, at 0.4. Look at how far line 4 moves a point when $z$ is left out. The noise that it takes away is the score, $\varepsilon^* = -\sqrt{1-\bar\alpha_t}\,\nabla\log q(x_t)$ by Eq. [score](#eq-score), and $1/\sqrt{\alpha_t} = 1+\tfrac12\beta_t+\dots$ So
+# Why the *middle* of a bump, and why one bump? If each chain only went where the average of all possible starts lies, all would end near the mean of the data, at 0.4. Look at how far line 4 moves a point when $z$ is left out. The noise that it takes away is the score, $\varepsilon^* = -\sqrt{1-\bar\alpha_t}\,\nabla\log q(x_t)$ by Eq. [Tweedie's formula](#eq-tweedie), and $1/\sqrt{\alpha_t} = 1+\tfrac12\beta_t+\dots$ So
 #
 # $$
 # \mu(x_t,t) - x_t = \beta_t\left(\tfrac12\,x_t + \nabla\log q(x_t)\right) + O(\beta_t^2) .
 # $$ (eq-line-4-drift)
 #
-# Which move *without noise* would keep the distribution right? Forwards, a small step shrinks the points by $\tfrac12\beta_t x$ and spreads them by noise of variance $\beta_t$. Such noise changes a density $q$ by $\tfrac12\beta_t\,\Delta q = \nabla\cdot\bigl(q\;\tfrac12\beta_t\nabla\log q\bigr)$, and that is just what happens when every point is carried by $-\tfrac12\beta_t\nabla\log q$. Backwards, then, a point must be carried by $\beta_t\bigl(\tfrac12x_t+\tfrac12\nabla\log q(x_t)\bigr)$: **half** the score. (This flow is called the *probability flow*; DDIM, in [fewer steps](fewer_steps.ipynb), follows it.) Line 4 has the whole score, because its $z$ spreads the points again, and the second half makes up for that. Leave $z$ out, and the second half climbs the density, step by step, with nothing against it: the variance collapses, and each chain climbs to a mode. At large $t$ the density of $x_t$ has one mode only, and all chains meet there; when it splits into two, all stand on the heavier side.
+# Which move *without noise* would keep the distribution right? Forwards, a small step shrinks the points by $\tfrac12\beta_t x$ and spreads them by noise of variance $\beta_t$. Take one coordinate, and write a dash for a slope. Such noise changes a density $q$ by $\tfrac12\beta_tq'' = \bigl(q\cdot\tfrac12\beta_t(\log q)'\bigr)'$, nearly, for $(\log q)' = q'/q$. And when every point $x$ is carried by a small way $c(x)$, the density changes by $-(q\,c)'$: what flows in, less what flows out. So the noise does the same as a move by $c = -\tfrac12\beta_t(\log q)'$; in more coordinates, by $-\tfrac12\beta_t\nabla\log q$. Backwards, then, a point must be carried by $\beta_t\bigl(\tfrac12x_t+\tfrac12\nabla\log q(x_t)\bigr)$: **half** the score. (This flow is called the *probability flow*; DDIM, in [fewer steps](fewer_steps.ipynb), follows it.) Line 4 has the whole score, because its $z$ spreads the points again, and the second half makes up for that. Leave $z$ out, and the second half climbs the density, step by step, with nothing against it: the variance collapses, and each chain climbs to a mode. At large $t$ the density of $x_t$ has one mode only, and all chains meet there; when it splits into two, all stand on the heavier side.
 #
 # For data $\mathcal N(0,1)$ this is exact, for every $\beta_t$. There $v_t = 1$ in Eq. [the sampler's variance](#eq-sampler-variance), and without $z$ each step multiplies $x_t$ by $\sqrt{\alpha_t}$. The chain that should keep its variance of 1 ends as
 #
@@ -1285,7 +1285,7 @@ def sample(
 #
 # <details><summary>Solution</summary>
 #
-# Compare the bump nearest to $\hat x_0$ with the bump in which the chain ends, for 2,000 chains (so a share is known within 0.02). At $t = 900$ the network names the same bump for every chain, the one nearest to the mean of the data: nothing is decided. At $t = 500$ it does a little better. At $t = 300$ the guess is right for more than half, though almost none is certain yet. At $t = 100$ nearly all are decided.
+# Compare the bump nearest to $\hat x_0$ with the bump in which the chain ends, for 2,000 chains (so a share is known within 0.02). At $t = 900$ the guess is right about as often as one bump, named for all chains, would be: nothing is decided. At $t = 500$ it does a little better. At $t = 300$ the guess is right for more than half. At $t = 100$ nearly all are decided.
 #
 # </details>
 

@@ -278,7 +278,7 @@ def _sums_to_one(table: Tensor) -> bool:
 #
 # The first part is what [maximum likelihood](likelihood.ipynb) wants small: how far the pictures that the model draws are from the data. The second is the gap of [the bound](vae.ipynb), averaged over the data. Neither is negative. So *the drawn pictures are off by at most what the start and the steps are off by, added up*. That is why it is enough to learn single steps.
 #
-# Three later chapters stand on this one equation. [The posterior](posterior.ipynb) asks how much a step costs if it must be a bell, and so how many steps are needed. [The loss](loss.ipynb) shows that a step trained with $x_0$ in hand becomes the right step without it. [The two algorithms](algorithms.ipynb) measure what a learned network adds to the bill.
+# Two later chapters stand on this equation. [The posterior](posterior.ipynb) asks how much a step costs if it must be a bell, and so how many steps are needed. [The two algorithms](algorithms.ipynb) measure what a learned network adds to the bill.
 #
 # ## What a good model pays
 #

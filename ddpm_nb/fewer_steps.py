@@ -1156,7 +1156,7 @@ def ddim_encode(
 #
 # ## Exercises
 #
-# **1.** Show that at $\eta = 1$ and $s = t-1$ the weight in Eq. [weight](#eq-ddim-weight) is the one of the bound, Eq. [VLB weight](#eq-vlb-weight), for the small variance.
+# **1.** Show that at $\eta = 1$ and $s = t-1$ the weight in Eq. [weight](#eq-ddim-weight) is the one of the bound, Eq. [weight](#eq-vlb-weight), for the small variance.
 #
 # <details><summary>Solution</summary>
 #

@@ -240,7 +240,7 @@ class GaussianMixture:
 # \mathrm{KL} = \frac12\left[\operatorname{tr}\bigl(C_2^{-1}C_1\bigr) + (\mu_1-\mu_2)^\top C_2^{-1}(\mu_1-\mu_2) - D - \log\frac{\det C_1}{\det C_2}\right].
 # $$ (eq-gaussian-kl-full)
 #
-# With diagonal matrices it is the sum above. Only the linear model of [the hidden variable](vae.ipynb) needs it; whoever skips that model can skip this. (In the code a system of equations is solved where the formula has an inverse, and $\log\det$ is computed as one: both keep more digits.)
+# With diagonal matrices it is the sum above. Only the linear model of [the hidden variable](vae.ipynb) needs it; whoever skips that model can skip this. (In the code a system of equations is solved where the formula has an inverse, and $\log\det$ is one function, not a log of a determinant: both keep more digits.)
 
 # %%
 def gaussian_kl(mean_1: Tensor, var_1: Tensor, mean_2: Tensor, var_2: Tensor) -> Tensor:

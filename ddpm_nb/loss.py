@@ -389,7 +389,7 @@ def simple_loss(
 # \frac{\beta_t^2}{2\tilde\beta_t\,\alpha_t(1-\bar\alpha_t)}\cdot\frac{\bar\alpha_t}{1-\bar\alpha_t}
 # &= \frac{\beta_t^2\,\bar\alpha_{t-1}}{2\tilde\beta_t\,(1-\bar\alpha_t)^2} && \bar\alpha_t = \alpha_t\bar\alpha_{t-1} \\
 # &= \frac{\beta_t\,\bar\alpha_{t-1}}{2\,(1-\bar\alpha_{t-1})(1-\bar\alpha_t)} && \text{put in } \tilde\beta_t = \tfrac{1-\bar\alpha_{t-1}}{1-\bar\alpha_t}\beta_t \\
-# &= \frac{\bar\alpha_{t-1}(1-\bar\alpha_t)-\bar\alpha_t(1-\bar\alpha_{t-1})}{2\,(1-\bar\alpha_{t-1})(1-\bar\alpha_t)} && \beta_t\,\bar\alpha_{t-1} = \bar\alpha_{t-1}-\bar\alpha_t \\
+# &= \frac{\bar\alpha_{t-1}(1-\bar\alpha_t)-\bar\alpha_t(1-\bar\alpha_{t-1})}{2\,(1-\bar\alpha_{t-1})(1-\bar\alpha_t)} && \beta_t\,\bar\alpha_{t-1} = \bar\alpha_{t-1}-\bar\alpha_t;\ \text{add and subtract } \bar\alpha_t\bar\alpha_{t-1} \\
 # &= \frac12\left(\frac{\bar\alpha_{t-1}}{1-\bar\alpha_{t-1}}-\frac{\bar\alpha_t}{1-\bar\alpha_t}\right) && \text{split the fraction.}
 # \end{aligned}
 # $$
@@ -397,10 +397,10 @@ def simple_loss(
 # In the bracket stand two signal-to-noise ratios, Eq. [SNR](#def-snr). With the mean over the data and the noise,
 #
 # $$
-# L_{t-1} = \tfrac12\bigl(\operatorname{SNR}(t-1)-\operatorname{SNR}(t)\bigr)\;\mathbb E\,\lVert x_0-\hat x_0(x_t,t)\rVert^2 , \qquad t\ge2,\ \sigma_t^2 = \tilde\beta_t .
+# \mathbb E_{q(x_0)}[L_{t-1}] = \tfrac12\bigl(\operatorname{SNR}(t-1)-\operatorname{SNR}(t)\bigr)\;\mathbb E\,\lVert x_0-\hat x_0(x_t,t)\rVert^2 , \qquad t\ge2,\ \sigma_t^2 = \tilde\beta_t .
 # $$ (eq-snr-bound)
 #
-# A step costs half of what the SNR loses in it, times the error of the picture. Draw that error against the SNR: the sum over $t$ is an area made of rectangles, one a step, and the schedule says only where they are cut. The drops add up to $\operatorname{SNR}(1)-\operatorname{SNR}(T)$ wherever the cuts lie. So with ever finer steps, and a network that is told the SNR, the sum becomes the area under one curve, and depends on the schedule through these two ends alone. (Exercise 4 has a case with an exact answer. The form is due to Kingma, Salimans, Poole and Ho, 2021; Luo, 2022, derives it as well: see the [bibliography](bibliography.md).)
+# A step costs half of what the SNR loses in it, times the error of the picture. Draw that error against the SNR: the sum over $t$ is half of an area made of rectangles, one a step, and the schedule says only where they are cut. The drops add up to $\operatorname{SNR}(1)-\operatorname{SNR}(T)$ wherever the cuts lie. So with ever finer steps, and a network that is told the SNR, the sum becomes half the area under one curve, and depends on the schedule through these two ends alone. (Exercise 4 has a case with an exact answer. The form is due to Kingma, Salimans, Poole and Ho, 2021; Luo, 2022, derives it as well: see the [bibliography](bibliography.md).)
 #
 # ## The best answer is a mean
 #
@@ -559,7 +559,7 @@ def simple_loss(
 # assert signs["t drawn by weight"] == [-1, 1, -1, 1]
 
 # %% [markdown]
-# As a factor, the weight helps at the smallest $t$ and makes the network worse at large $t$, and even by the bound's own measure: the gradient hangs on the few points of a batch that happened to draw a small $t$, and jumps about. With $t$ drawn by weight the mean is the same without that scatter, and what remains is the choice itself: closer at the smallest $t$, farther at large $t$, cheaper in nats. And yet *more* points go astray.
+# As a factor, the weight helps at the smallest $t$ and makes the network worse at large $t$, and worse on the whole even by the bound's own measure: the gradient hangs on the few points of a batch that happened to draw a small $t$, and jumps about. With $t$ drawn by weight the mean is the same without that scatter, and what remains is the choice itself: closer at the smallest $t$, farther at large $t$, cheaper in nats. And yet *more* points go astray.
 #
 # If drawing $t$ by its weight wins in nats, why does the paper drop the weight? Because a nat is not what one sees. In Eq. [weight](#eq-vlb-weight) an error is counted as a squared shift of the mean, *in units of the step's own spread* $\sigma_t$, and at small $t$ that unit is tiny. Give the network an error of the size of the noise itself, $\lVert\varepsilon-\varepsilon_\theta\rVert^2 = 1$ in a coordinate, and read off both: the nats, and the shift of a pixel in grey levels (of 256, so that 127.5 of them are a length of 1).
 
@@ -663,7 +663,7 @@ def optimal_variance(
 # s = -\frac{\varepsilon}{\sqrt{1-\bar\alpha_t}} .
 # $$ (eq-score)
 #
-# Averaged over the $x_0$ that are possible given $x_t$, this is the slope of $\log q(x_t)$: $\nabla\log q(x_t) = \int \frac{q(x_0)\,\nabla q(x_t\mid x_0)}{q(x_t)}\,dx_0 = \mathbb E\bigl[\nabla\log q(x_t\mid x_0)\,\big|\,x_t\bigr]$. So $\varepsilon^*$ in the place of $\varepsilon$ gives the score of the noisy data (Tweedie's formula, from [the posterior](posterior.ipynb)). A network trained with the simple loss therefore learns a score that stood in no training example. It is the hinge once more: Vincent (2011) found it in this form, and called it *denoising score matching* (see the [bibliography](bibliography.md)).
+# This is the score of one jump. Its mean over the $x_0$ that are possible for a given $x_t$ is the score of all noisy data, $\nabla\log q(x_t)$: Eq. [Tweedie's formula](#eq-tweedie). So $\varepsilon^*$ in the place of $\varepsilon$ gives that score, and a network trained with the simple loss learns it.
 #
 # The **velocity** (Salimans and Ho, 2022) is noise and picture turned by an angle:
 #

@@ -305,7 +305,7 @@ def optimal_noise(
 #
 # For the second half take the mean of the jump for a given $x_t$, $x_t = \sqrt{\bar\alpha_t}\,\mathbb E[x_0\mid x_t]+\sqrt{1-\bar\alpha_t}\,\mathbb E[\varepsilon\mid x_t]$, put in the first half, and solve. $\blacksquare$
 #
-# **Why this matters.** Nobody can evaluate $q(x_t)$ for real pictures, and still less its slope. But the noise of a jump is *known*: we drew it ourselves. A network that is asked for this known noise, with a squared error, can at best answer with its mean given $x_t$. And that mean, divided by $-\sqrt{1-\bar\alpha_t}$, is the score, which stood in no training example. To ask for something known, and to find something that nobody knows: this is the hinge of the book. Vincent (2011) found it for one level of noise and called it **denoising score matching** (see the [bibliography](bibliography.md)). [The next chapter](loss.ipynb) shows that the bound asks for the same thing.
+# **Why this matters.** Nobody can evaluate $q(x_t)$ for real pictures, and still less its slope. But the noise of a jump is *known*: we drew it ourselves. A network that is asked for this known noise, with a squared error, can at best answer with its mean given $x_t$. And that mean, divided by $-\sqrt{1-\bar\alpha_t}$, is the score, which stood in no training example. To ask for something known, and to find something that nobody knows: on this the book turns, and in the next chapter it returns as Eq. [hinge](#eq-hinge). Vincent (2011) found it for one level of noise and called it **denoising score matching** (see the [bibliography](bibliography.md)). [The next chapter](loss.ipynb) shows that the bound asks for the same thing.
 #
 # Here it is for five bumps on a circle, the data with which [the two algorithms](algorithms.ipynb) will be tested. The arrows are $-\varepsilon^*$, that is, the score times $\sqrt{1-\bar\alpha_t}$; the grey is the density of the noisy data. Each panel has its own unit: its longest arrow is as long as that of the others.
 
@@ -412,11 +412,11 @@ def optimal_noise(
 #
 # 1. the true variance of the step back *for each $x_t$*: no bell does better;
 # 2. one number for all $x_t$, the best there is: the average of these variances;
-# 3. the number $\beta$ itself, which the paper takes.
+# 3. the number $\beta$ itself, one of the paper's two choices. (The other is $\tilde\beta_t$, which is right when $x_0$ is known: see [the loss](loss.ipynb).)
 #
-# The last two are DDPM's kind: its $\sigma_t^2$ does not look at $x_t$.
+# The last two are of DDPM's kind: its $\sigma_t^2$ does not look at $x_t$.
 #
-# **How the cost shrinks with $\beta$** can be computed. Take one coordinate, and write $\ell(x)$ for the logarithm of $q(x_{t-1})$ at $x$. Measure $x_{t-1}$ in units of a step, $x_{t-1} = x_t/\sqrt{1-\beta}+\sqrt\beta\,u$. By Bayes' rule the exponent of the step back is that of the forward step, $-\tfrac12(1-\beta)u^2$, plus $\ell(x_{t-1})$. Expand $\ell$ around the point $x_t/\sqrt{1-\beta}$:
+# **How the cost shrinks with $\beta$** can be computed. Take one coordinate, and write $\ell(x)$ for the logarithm of $q(x_{t-1})$ at $x$. Measure $x_{t-1}$ in units of a step, $x_{t-1} = x_t/\sqrt{1-\beta}+\sqrt\beta\,u$. By Bayes' rule the exponent of the step back is that of the forward step, $-\tfrac12(1-\beta)u^2$, plus $\ell(x_{t-1})$. Expand $\ell$ around the point $x_t/\sqrt{1-\beta}$, and write $\ell',\ell'',\ell'''$ for its first three slopes there:
 #
 # $$
 # \log q(x_{t-1}\mid x_t) = \text{const} - \tfrac12u^2 + \sqrt\beta\,\ell'\,u + \tfrac12\beta\,(1+\ell'')\,u^2 + \tfrac16\beta^{3/2}\,\ell'''\,u^3 + \dots
@@ -431,7 +431,7 @@ def optimal_noise(
 # - **Bell 1** leaves the cube. Of $u^3$ the mean of the bell takes away the best straight line, $3u$. What is left has the mean square $\mathbb E(u^3-3u)^2 = 15-18+9 = 6$. The cost is $\tfrac12\cdot\tfrac1{36}\beta^3\ell'''^2\cdot6$.
 # - **Bells 2 and 3** miss the variance by a small share $\rho$. Then $\delta\approx\tfrac12\rho\,(u^2-1)$, and since $\mathbb E(u^2-1)^2 = 2$ the cost is $\rho^2/4$. The share is $\rho = \beta(1+\ell'')$ for bell 3. Bell 2 takes away its average.
 #
-# Averaged over $x_t$, for one small step,
+# Averaged over $x_t$ (so are $\mathbb E$ and $\operatorname{Var}$ on the right), for one small step,
 #
 # $$
 # \mathbb E\,\mathrm{KL} \approx
@@ -519,7 +519,7 @@ def optimal_noise(
 # print("slope of the sum  ", *(f"{s:12.2f}" for s in slope(in_all, counts)))
 
 # %% [markdown]
-# Ten times smaller steps means ten times as many. With a fixed variance each costs about a hundred times less, once the steps are small, and $\beta^2$ times a number of steps that grows like $1/\beta$ leaves $\beta$: **the sum over $T$ steps falls like $1/T$.** Twice as many steps, half the excess over the entropy. With the variance of each $x_t$ it would fall like $1/T^2$. So it takes many small steps *because* the bells are so simple. A network that predicts a variance too (Nichol and Dhariwal, 2021) can do with fewer. (All this holds where the steps are short against the bends of $\log q$. Near the data, where they are sharpest, the steps have to be the smallest.)
+# Ten times smaller steps means ten times as many. With a fixed variance each costs a hundred times less, once the steps are small enough: the slopes at the end come close to 2. And $\beta^2$ times a number of steps that grows like $1/\beta$ leaves $\beta$: **the sum over $T$ steps falls like $1/T$.** Twice as many steps, half of what the bells cost. With the variance of each $x_t$ it would fall like $1/T^2$; in the table these slopes are still on their way to 3 and $-2$. So it takes many small steps *because* the bells are so simple. A network that predicts a variance too (Nichol and Dhariwal, 2021) can do with fewer. (All this holds where the steps are short against the bends of $\log q$. Near the data, where they are sharpest, the steps have to be the smallest.)
 #
 # None of these costs is the network's fault. They are what the *form* of the model costs when its means are perfect.
 #
