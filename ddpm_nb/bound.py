@@ -265,8 +265,10 @@ def _sums_to_one(table: Tensor) -> bool:
 # Each mean is a divergence, as in the chain rule. So, for every model,
 #
 # $$
-# \mathbb E_{q(x_0)}[L] - H\bigl(q(x_0)\bigr) = \mathrm{KL}\bigl(q(x_{0:T})\,\|\,p_\theta(x_{0:T})\bigr)
-# = \mathrm{KL}\bigl(q(x_T)\,\|\,p(x_T)\bigr) + \sum_{t=1}^{T}\mathbb E_{q(x_t)}\,\mathrm{KL}\bigl(q(x_{t-1}\mid x_t)\,\|\,p_\theta(x_{t-1}\mid x_t)\bigr) .
+# \begin{aligned}
+# \mathbb E_{q(x_0)}[L] - H\bigl(q(x_0)\bigr) &= \mathrm{KL}\bigl(q(x_{0:T})\,\|\,p_\theta(x_{0:T})\bigr) \\
+# &= \mathrm{KL}\bigl(q(x_T)\,\|\,p(x_T)\bigr) + \sum_{t=1}^{T}\mathbb E_{q(x_t)}\,\mathrm{KL}\bigl(q(x_{t-1}\mid x_t)\,\|\,p_\theta(x_{t-1}\mid x_t)\bigr) .
+# \end{aligned}
 # $$ (eq-joint-kl)
 #
 # Read it from left to right. The entropy is the part of the bill that no model can save. All the rest has two causes only: the model *starts* wrong, or its *steps back* are wrong. No $x_0$ stands in these steps: they are the ones that a sampler can take. And split the divergence of the chains at the other end, with $a = x_0$ and $b = x_{1:T}$ in the chain rule:
