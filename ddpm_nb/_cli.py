@@ -330,15 +330,28 @@ def pictures(
     return Data(found, TrainConfig(), about, 256)
 
 
+# What `fit` writes into a run's folder.
+RUN = (
+    "config.json",
+    "network.safetensors",
+    "checkpoint.pt",
+    "checkpoint-before.pt",
+    "log.jsonl",
+)
+
+
 def check_out(given: argparse.Namespace) -> None:
-    """Refuse a place for the result now, not after hours; never write over the network."""
+    """Refuse a place for the result now, not after hours; never write over a file of the run."""
     if given.out is None:
         return
     known = Path(given.network)
+    folder = known if known.is_dir() else known.parent
+    kept = {known.resolve(), *(folder.resolve() / name for name in RUN)}
     for path in (given.out, given.out.with_suffix(".json")):
-        run = known / "config.json", known / "network.safetensors", known
-        if path.is_dir() or any(path.resolve() == kept.resolve() for kept in run):
-            raise ValueError(f"--out: expected a new file, got {path}")
+        if path.is_dir() or path.resolve() in kept:
+            raise ValueError(
+                f"--out: expected a file that is not the run's own, got {path}"
+            )
     try:
         given.out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -386,9 +386,14 @@ def test_results_never_replace_the_network(
         [*sample, str(folder / "dir.png")],
         [*evaluate, str(run / "network.safetensors")],
         [*evaluate, str(run / "config.json")],
+        [*evaluate, str(run / "checkpoint.pt")],
+        [*evaluate, str(run / "log.jsonl")],
     ):
         assert _cli.main(command) == 2
-        assert "--out: expected a new file" in capsys.readouterr().err
+        assert (
+            "--out: expected a file that is not the run's own"
+            in capsys.readouterr().err
+        )
     assert before == {path: path.read_bytes() for path in before}
 
 
