@@ -436,8 +436,8 @@ def optimal_noise(
 # $$
 # \mathbb E\,\mathrm{KL} \approx
 # \begin{cases}
-# \dfrac{\beta^3}{12}\;\mathbb E\bigl[\ell'''^{\,2}\bigr] & \text{bell 1, the true variance for each } x_t \\[1.2ex]
-# \dfrac{\beta^2}{4}\;\operatorname{Var}\bigl[\ell''\bigr] & \text{bell 2, the best fixed variance} \\[1.2ex]
+# \dfrac{\beta^3}{12}\;\mathbb E\bigl[\ell'''^{\,2}\bigr] & \text{bell 1, the true variance for each } x_t \\
+# \dfrac{\beta^2}{4}\;\operatorname{Var}\bigl[\ell''\bigr] & \text{bell 2, the best fixed variance} \\
 # \dfrac{\beta^2}{4}\;\mathbb E\bigl[(1+\ell'')^2\bigr] & \text{bell 3, the variance } \beta .
 # \end{cases}
 # $$ (eq-step-cost)

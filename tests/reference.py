@@ -8,7 +8,9 @@ from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 Array = NDArray[np.float64]
 
@@ -73,3 +75,14 @@ def bayes_on_a_grid(
         grid = np.linspace(seen[0] - margin, seen[-1] + margin, 40_001)
     log_product = log_prior(grid) + log_likelihood(grid)
     return moments(np.exp(log_product - log_product.max()), grid)
+
+
+def check_options(
+    call: Callable[..., Tensor], choices: dict[str, tuple[object, object]]
+) -> None:
+    """Each option has the stated default, and another value of it changes the result."""
+    stated = {name: default for name, (default, _) in choices.items()}
+    plain = call()
+    assert torch.equal(call(**stated), plain)
+    for name, (_, other) in choices.items():
+        assert not torch.equal(call(**{name: other}).to(plain), plain), name

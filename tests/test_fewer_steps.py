@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from itertools import pairwise
 
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, strategies as st
+from reference import check_options
 from torch import Tensor, nn
 
 from ddpm_nb.algorithms import Step, sample, sample_steps
@@ -958,13 +959,9 @@ DDIM = {
     ids=lambda value: None,
 )
 def test_every_option_has_its_stated_default_and_arrives(
-    call: object, choices: dict[str, tuple[object, object]]
+    call: Callable[..., Tensor], choices: dict[str, tuple[object, object]]
 ) -> None:
-    stated = {name: default for name, (default, _) in choices.items()}
-    plain = call()
-    assert torch.equal(call(**stated), plain)
-    for name, (_, other) in choices.items():
-        assert not torch.equal(call(**{name: other}).to(plain), plain), name
+    check_options(call, choices)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
