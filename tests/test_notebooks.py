@@ -97,6 +97,7 @@ def test_plain_jupyter_shows_no_raw_markup(name: str) -> None:
         "a note[^1]",
         "a cost of 5$ here",
         "a **bold start",
+        "$$\na \\\\[1.2ex]\nb\n$$ (eq-a)",
     ],
 )
 def test_raw_markup_is_found(fault: str) -> None:

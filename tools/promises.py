@@ -97,7 +97,7 @@ def definitions_only(module: str) -> list[str]:
 
 
 def leftover_markup(markdown: str) -> list[str]:
-    """Complain about markup that plain Jupyter would show raw: all of MyST but labels of equations."""
+    """Complain about what would be shown raw: MyST in plain Jupyter, but for labels; row spacing on the site."""
     parser = (
         MarkdownIt("commonmark")
         .enable("table")
@@ -107,6 +107,10 @@ def leftover_markup(markdown: str) -> list[str]:
     for block in parser.parse(markdown):
         if block.type == "fence" and block.info.startswith("{"):
             found.append(f"a directive: {block.info}")
+        if block.type.startswith("math_block") and re.search(
+            r"\\\\\[\d", block.content
+        ):
+            found.append(f"a row's spacing: {block.content[:60]}")
         for token in block.children or ():
             if token.type == "text":
                 found += [
