@@ -4,123 +4,14 @@ Every public name of every chapter can be imported from here. Modules load on fi
 ``import ddpm_nb`` is quick and an extra is needed only by those who use what it is for.
 """
 
+import ast
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# Read by `__getattr__` below; the block under TYPE_CHECKING says the same to type checkers and editors,
-# and a test compares the two.
-_CHAPTERS: dict[str, tuple[str, ...]] = {
-    "_noise": ("CounterNoise",),
-    "likelihood": (
-        "GaussianMixture",
-        "gaussian_kl",
-        "gaussian_kl_full",
-        "gaussian_log_prob",
-    ),
-    "vae": ("LinearGaussianVAE", "elbo"),
-    "forward": ("Schedule", "per_picture", "q_sample", "q_step"),
-    "bound": ("ChainBound", "chain_bound"),
-    "posterior": (
-        "noised_mixture",
-        "optimal_noise",
-        "posterior_mean",
-        "posterior_variance",
-    ),
-    "loss": (
-        "denoising_mean",
-        "noise_to_score",
-        "noise_to_v",
-        "optimal_variance",
-        "predict_x_0",
-        "reverse_variance",
-        "simple_loss",
-        "v_to_noise",
-        "vlb_weight",
-    ),
-    "algorithms": (
-        "Step",
-        "TrainStep",
-        "minibatches",
-        "sample",
-        "sample_steps",
-        "train",
-        "train_steps",
-    ),
-    "unet": ("UNet", "time_embedding"),
-    "training": (
-        "EMA",
-        "TrainConfig",
-        "Trainer",
-        "Update",
-        "as_floats",
-        "clip_gradients",
-        "fit",
-        "learning_rate",
-        "load_checkpoint",
-        "load_folder",
-        "load_network",
-        "save_checkpoint",
-        "save_network",
-        "save_sheet",
-    ),
-    "fewer_steps": (
-        "ddim_encode",
-        "ddim_mean",
-        "ddim_sample",
-        "ddim_sample_steps",
-        "ddim_sigma",
-        "respace",
-        "strided_sample",
-        "strided_sample_steps",
-        "timesteps",
-    ),
-    "evaluation": (
-        "BitsPerDim",
-        "RateDistortion",
-        "bits_per_dim",
-        "collect_features",
-        "denoise",
-        "denoise_steps",
-        "discretized_log_prob",
-        "frechet_distance",
-        "inception",
-        "inception_score",
-        "interpolate",
-        "progressive",
-        "rate_distortion",
-        "shared_latents",
-    ),
-    "cifar10": (
-        "Labelled",
-        "cifar10_config",
-        "digits_config",
-        "load_cifar10",
-        "load_digits",
-    ),
-}
-_HOME = {name: chapter for chapter, names in _CHAPTERS.items() for name in names}
-
-__all__ = list(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    """Import the chapter that defines `name`, on first use."""
-    if name in _CHAPTERS:
-        return import_module(f"{__name__}.{name}")
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    """List the public names, loaded or not."""
-    return sorted({*globals(), *_HOME, *_CHAPTERS})
-
-
+# Each public name, once. Type checkers and editors read this block; `_homes` reads it too.
 if TYPE_CHECKING:
     from ddpm_nb._noise import CounterNoise as CounterNoise
     from ddpm_nb.algorithms import (
@@ -172,7 +63,7 @@ if TYPE_CHECKING:
     )
     from ddpm_nb.forward import (
         Schedule as Schedule,
-        per_picture as per_picture,
+        per_image as per_image,
         q_sample as q_sample,
         q_step as q_step,
     )
@@ -203,8 +94,6 @@ if TYPE_CHECKING:
         EMA as EMA,
         TrainConfig as TrainConfig,
         Trainer as Trainer,
-        Update as Update,
-        as_floats as as_floats,
         clip_gradients as clip_gradients,
         fit as fit,
         learning_rate as learning_rate,
@@ -212,8 +101,9 @@ if TYPE_CHECKING:
         load_folder as load_folder,
         load_network as load_network,
         save_checkpoint as save_checkpoint,
+        save_image_grid as save_image_grid,
         save_network as save_network,
-        save_sheet as save_sheet,
+        to_float as to_float,
     )
     from ddpm_nb.unet import (
         UNet as UNet,
@@ -223,3 +113,42 @@ if TYPE_CHECKING:
         LinearGaussianVAE as LinearGaussianVAE,
         elbo as elbo,
     )
+
+
+def _homes() -> dict[str, str]:
+    """Return which module each public name of the block above comes from."""
+    tree = ast.parse(Path(__file__).read_text(encoding="utf-8"))
+    imports = (
+        node for block in tree.body if isinstance(block, ast.If) for node in block.body
+    )
+    return {
+        alias.name: str(node.module).partition(".")[2]
+        for node in imports
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+
+
+_HOME = _homes()
+_CHAPTERS = {
+    chapter: tuple(n for n, home in _HOME.items() if home == chapter)
+    for chapter in _HOME.values()
+}
+
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    """Import the chapter that defines `name`, on first use."""
+    if name in _CHAPTERS:
+        return import_module(f"{__name__}.{name}")
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, loaded or not."""
+    return sorted({*globals(), *_HOME, *_CHAPTERS})

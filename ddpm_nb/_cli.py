@@ -24,11 +24,11 @@ from ddpm_nb.forward import Schedule
 from ddpm_nb.loss import Model
 from ddpm_nb.training import (
     TrainConfig,
-    as_floats,
     fit,
     load_folder,
     load_network,
-    save_sheet,
+    save_image_grid,
+    to_float,
     write_whole,
 )
 from ddpm_nb.unet import UNet
@@ -36,14 +36,14 @@ from ddpm_nb.unet import UNet
 TRAIN = """\
 Train a U-Net on pictures, with Algorithm 1 of the DDPM paper.
 
-Run the same command again and it goes on where it stopped: after --minutes, after a crash, after a kill. The result
+Run the same command again and it goes on where it stopped: after --max-minutes, after a crash, after a kill. The result
 folder holds the configuration, a checkpoint, the averaged network, the log, and sheets of samples if asked for.
 """
 EXAMPLES = """\
 examples:
   ddpm-nb train --data digits --out runs/digits
         8 x 8 digits, a few minutes on a CPU (needs scikit-learn)
-  ddpm-nb train --data cifar10 --out runs/cifar10 --precision bf16 --minutes 60
+  ddpm-nb train --data cifar10 --out runs/cifar10 --precision bf16 --max-minutes 60
         the paper's network and recipe; downloads CIFAR-10 (170 MB) into --root
   ddpm-nb train --data my/pictures --size 32 --out runs/mine --sample-every 5000
         a folder of your own pictures; --size 32x48 for oblong ones
@@ -64,7 +64,7 @@ OPTIONAL = {
 class Data(NamedTuple):
     """Pictures, the configuration that fits them, what they are, and how many grey levels they have."""
 
-    pictures: Tensor
+    images: Tensor
     config: TrainConfig
     about: str
     levels: int
@@ -222,7 +222,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add_batch_size(judge)
     judge.add_argument(
-        "--times",
+        "--num-timesteps",
         type=int,
         default=20,
         help="times t a picture; 0 for all (default: 20); below 10 the interval is too narrow",
@@ -312,18 +312,18 @@ def add_network(to: argparse.ArgumentParser) -> None:
     add_device(network)
 
 
-def pictures(
+def images(
     data: str, root: Path, size: tuple[int, int] | None, channels: int, train: bool
 ) -> Data:
     """The pictures, the configuration that fits them, and what they are."""
     part = "training set" if train else "test set"
     if data == "digits":
         about = f"scikit-learn's digits, {part}"
-        return Data(load_digits(train).pictures, digits_config(), about, 17)
+        return Data(load_digits(train).images, digits_config(), about, 17)
     if data == "cifar10":
         known = load_cifar10(root, train)
         about = f"CIFAR-10, {part} ({known.source})"
-        return Data(known.pictures, cifar10_config(), about, 256)
+        return Data(known.images, cifar10_config(), about, 256)
     size = size or (32, 32)
     found = load_folder(data, size=size, channels=channels)
     about = f"{len(found)} pictures of a folder, {size[0]} x {size[1]}"
@@ -404,7 +404,7 @@ def network(given: argparse.Namespace) -> Network:
     return Network(
         unet.to(place),
         schedule.to(place),
-        unet.picture_channels,
+        unet.in_channels,
         (int(notes["height"]), int(notes["width"])),
         int(notes["levels"]) if "levels" in notes else None,
         clip=True,
@@ -437,7 +437,7 @@ def foreign(source: str, place: torch.device, typed: dict[str, Any]) -> Network:
         if said.prediction == "noise"
         else _diffusers.AsNoise(model, said.prediction, schedule),
         schedule,
-        unet.picture_channels,
+        unet.in_channels,
         _diffusers.size(_diffusers.read_json(_diffusers.find_network(source)[0])),
         None,
         said.clip,
@@ -453,14 +453,14 @@ def run_train(given: argparse.Namespace) -> None:
         # accelerate asks for this; without it each of several processes takes itself for the only one.
         os.environ["ACCELERATE_USE_CPU"] = "true"
     channels = 1 if given.grey else 3
-    data = pictures(given.data, given.root, given.size, channels, train=True)
+    data = images(given.data, given.root, given.size, channels, train=True)
     typed = {
         f.name: getattr(given, f.name)
         for f in fields(TrainConfig)
         if hasattr(given, f.name)
     }
     config, about = replace(data.config, **typed), {"pictures": data.about}
-    trainer = fit(config, data.pictures, given.out, notes=about)
+    trainer = fit(config, data.images, given.out, notes=about)
     if trainer.accelerator.is_main_process:
         processes = trainer.accelerator.num_processes
         print(
@@ -526,7 +526,7 @@ def run_sample(given: argparse.Namespace) -> None:
     drawn = torch.cat([batches[first] for first in sorted(batches)])
     if not drawn.isfinite().all():
         raise FloatingPointError(f"--network: {given.network} gives NaN or infinity")
-    save_sheet(given.out, drawn)
+    save_image_grid(given.out, drawn)
     how = {
         name: value
         for name, value in vars(given).items()
@@ -567,8 +567,8 @@ def run_evaluate(given: argparse.Namespace) -> None:
         raise ValueError("--grey: expected with a network for grey pictures only")
     folder = given.data not in ("digits", "cifar10")
     size = size_for(given, net) if folder else net.size
-    data = pictures(given.data, given.root, size, net.channels, train=False)
-    shape = tuple(data.pictures.shape[1:])
+    data = images(given.data, given.root, size, net.channels, train=False)
+    shape = tuple(data.images.shape[1:])
     trained = (net.channels, *(size or shape[1:]))
     if shape != trained:
         raise ValueError(
@@ -580,17 +580,17 @@ def run_evaluate(given: argparse.Namespace) -> None:
             f"--data: expected pictures with {net.levels} grey levels, on which the "
             f"network was trained, got {data.levels}"
         )
-    count = len(data.pictures) if given.count is None else given.count
-    if not 2 <= count <= len(data.pictures):
-        raise ValueError(f"--count: expected 2 ... {len(data.pictures)}, got {count}")
+    count = len(data.images) if given.count is None else given.count
+    if not 2 <= count <= len(data.images):
+        raise ValueError(f"--count: expected 2 ... {len(data.images)}, got {count}")
     order = torch.Generator().manual_seed(given.seed)
-    chosen = torch.randperm(len(data.pictures), generator=order)[:count]
+    chosen = torch.randperm(len(data.images), generator=order)[:count]
     where = net.schedule.beta.device
     bits = bits_per_dim(
         net.model,
-        as_floats(data.pictures[chosen]).to(where),
+        to_float(data.images[chosen]).to(where),
         net.schedule,
-        times=given.times or None,
+        num_timesteps=given.num_timesteps or None,
         variance=given.variance or net.variance,
         clip=net.clip,
         decoder=given.decoder,
@@ -612,7 +612,7 @@ def run_evaluate(given: argparse.Namespace) -> None:
         "interval_95": [low, high],
         **{name: float(part.mean()) for name, part in parts.items()},
         "pictures": f"{count} of {data.about}",
-        "times_a_picture": given.times or net.schedule.T - 1,
+        "times_a_picture": given.num_timesteps or net.schedule.T - 1,
         "network": net.about,
         "device": where.type,
         "seed": given.seed,

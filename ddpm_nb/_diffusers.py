@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, NoReturn
 import torch
 from torch import Tensor, nn
 
-from ddpm_nb.forward import Schedule, check_t, per_picture
+from ddpm_nb.forward import Schedule, check_t, per_image
 from ddpm_nb.loss import v_to_noise
 
 CONFIG_FILE = "config.json"
@@ -203,27 +203,27 @@ def arguments(config: dict[str, Any]) -> dict[str, Any]:
             "attention at the same levels as in down_block_types, in reverse order",
         )
     return {
-        "picture_channels": sizes["in_channels"],
+        "in_channels": sizes["in_channels"],
         "channels": widths[0],
-        "multipliers": tuple(width // widths[0] for width in widths),
-        "blocks": sizes["layers_per_block"],
-        "attention": tuple(attention["Down"]),
+        "channel_mult": tuple(width // widths[0] for width in widths),
+        "num_res_blocks": sizes["layers_per_block"],
+        "attention_levels": tuple(attention["Down"]),
         "dropout": sizes["dropout"],
-        "groups": sizes["norm_num_groups"],
+        "norm_num_groups": sizes["norm_num_groups"],
     }
 
 
 def configuration(config: Mapping[str, Any]) -> dict[str, Any]:
     """Translate the arguments of `UNet` into diffusers' configuration."""
-    kinds = ["Attn" * attends + "{}Block2D" for attends in config["attention"]]
+    kinds = ["Attn" * attends + "{}Block2D" for attends in config["attention_levels"]]
     return {key: allowed[0] for key, (allowed, _) in NEEDED.items()} | {
-        "in_channels": config["picture_channels"],
-        "out_channels": config["picture_channels"],
-        "block_out_channels": [config["channels"] * m for m in config["multipliers"]],
-        "layers_per_block": config["blocks"],
+        "in_channels": config["in_channels"],
+        "out_channels": config["in_channels"],
+        "block_out_channels": [config["channels"] * m for m in config["channel_mult"]],
+        "layers_per_block": config["num_res_blocks"],
         "down_block_types": [kind.format("Down") for kind in kinds],
         "up_block_types": [kind.format("Up") for kind in reversed(kinds)],
-        "norm_num_groups": config["groups"],
+        "norm_num_groups": config["norm_num_groups"],
         "dropout": config["dropout"],
     }
 
@@ -508,5 +508,5 @@ class AsNoise(nn.Module):
         if self.prediction == "v":
             return v_to_noise(x_t, t, answer, self.schedule)
         kept = self.schedule.alpha_bar[check_t(t, self.schedule)]
-        signal = per_picture(kept.sqrt(), answer) * answer
-        return (x_t - signal) / per_picture((1 - kept).sqrt(), x_t)
+        signal = per_image(kept.sqrt(), answer) * answer
+        return (x_t - signal) / per_image((1 - kept).sqrt(), x_t)

@@ -67,10 +67,10 @@ def label_line(
     )
 
 
-def _tile(pictures: Tensor, columns: int) -> np.ndarray:
+def _tile(images: Tensor, columns: int) -> np.ndarray:
     """Put pictures (N, 1, H, W) or (N, 3, H, W) in [-1, 1] side by side, a thin white line between them."""
-    pictures = pictures.detach().float().clamp(-1, 1).cpu()
-    n, channels, height, width = pictures.shape
+    images = images.detach().float().clamp(-1, 1).cpu()
+    n, channels, height, width = images.shape
     rows = -(-n // columns)
     blank = (
         -1.0 if channels == 1 else 1.0
@@ -78,15 +78,15 @@ def _tile(pictures: Tensor, columns: int) -> np.ndarray:
     sheet = torch.full(
         (channels, rows * (height + 1) - 1, columns * (width + 1) - 1), blank
     )
-    for i, picture in enumerate(pictures):
+    for i, picture in enumerate(images):
         top, left = (i // columns) * (height + 1), (i % columns) * (width + 1)
         sheet[:, top : top + height, left : left + width] = picture
     return sheet.permute(1, 2, 0).numpy()
 
 
-def show_pictures(ax: Axes, pictures: Tensor, columns: int | None = None) -> None:
+def show_images(ax: Axes, images: Tensor, columns: int | None = None) -> None:
     """Show pictures (N, C, H, W) in [-1, 1] as one sheet with `columns` columns (default: one row)."""
-    sheet = _tile(pictures, columns or len(pictures))
+    sheet = _tile(images, columns or len(images))
     if sheet.shape[2] == 1:
         ax.imshow(sheet[:, :, 0], vmin=-1, vmax=1)
     else:
@@ -107,9 +107,9 @@ def picture_rows(
     figure, axes = plt.subplots(
         len(rows), columns, figsize=(size * columns, size * len(rows)), squeeze=False
     )
-    for line, pictures, row_label in zip(axes, rows, row_labels, strict=True):
-        for ax, picture in zip(line, pictures, strict=True):
-            show_pictures(ax, picture[None])
+    for line, images, row_label in zip(axes, rows, row_labels, strict=True):
+        for ax, picture in zip(line, images, strict=True):
+            show_images(ax, picture[None])
         line[0].text(
             -0.15, 0.5, row_label, transform=line[0].transAxes, ha="right", va="center"
         )

@@ -60,23 +60,23 @@ class CounterNoise:
             raise ValueError(f"first: expected 0 ... 2^32 - 1, got {first}")
         self.seed, self.shape, self.first = seed, tuple(shape), first
 
-    def __call__(self, pictures: Tensor, t: int) -> Tensor:
+    def __call__(self, images: Tensor, t: int) -> Tensor:
         """Return the standard normal noise that enters x_t, (B, *shape) float32.
 
         Args:
-            pictures: (B,) int64, which pictures of the batch, counted from 0.
+            images: (B,) int64, which pictures of the batch, counted from 0.
             t: a time, 0 ... 2^32 - 1.
 
         Returns:
             the noise, on the pictures' device; on the CPU where that is MPS, which has no
             float64.
         """
-        if pictures.device.type == "mps":
-            pictures = pictures.cpu()
+        if images.device.type == "mps":
+            images = images.cpu()
         n = math.prod(self.shape)
-        block = torch.arange(-(-n // 4), device=pictures.device)
+        block = torch.arange(-(-n // 4), device=images.device)
         time, zero = torch.full_like(block, t), torch.zeros_like(block)
-        counter = block, (pictures + self.first)[:, None], time, zero
+        counter = block, (images + self.first)[:, None], time, zero
         words = philox(counter, (self.seed & _LOW, self.seed >> 32))
         # Four uniform numbers between 0 and 1; by Box and Muller, a radius and an angle
         # make two normal ones.
@@ -113,10 +113,10 @@ def noise_for(
         source = generator
         # MPS has no float64; there a counter works on the CPU, and waits for nothing.
         at = "cpu" if device.type == "mps" else device
-        pictures = torch.arange(shape[0], device=at)
+        images = torch.arange(shape[0], device=at)
 
         def ask(t: int) -> Tensor:
-            noise = source(pictures, t)
+            noise = source(images, t)
             if noise.shape != shape:
                 raise ValueError(
                     f"generator: expected noise of shape {shape}, got {tuple(noise.shape)}"

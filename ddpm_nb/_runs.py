@@ -26,8 +26,9 @@ def check_launch(accelerator: Any, precision: str) -> None:
     steps = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
     if steps != "1":
         raise ValueError(
-            f"pieces: the launcher asks for {steps} batches an update (ACCELERATE_GRADIENT_ACCUMULATION_STEPS), which "
-            "is not done here; choose batch_size and pieces, and launch without it"
+            f"gradient_accumulation_steps: the launcher asks for {steps} batches an update "
+            "(ACCELERATE_GRADIENT_ACCUMULATION_STEPS), which is not done here; choose batch_size and "
+            "gradient_accumulation_steps, and launch without it"
         )
     kind = accelerator.distributed_type.value
     if kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "TP"):

@@ -43,8 +43,8 @@ from ddpm_nb.forward import Schedule
 from ddpm_nb.loss import (
     Model,
     Variance,
-    ask,
     denoising_mean,
+    predict_noise,
     predict_x_0,
     reverse_variance,
     simple_loss,
@@ -90,11 +90,14 @@ class TrainStep:
     """One step of Algorithm 1: its number, counted from 1, and its loss.
 
     The loss is a tensor () without gradient and stays on the model's device. Reading it
-    out makes the computer wait, so do that now and then.
+    out makes the computer wait, so do that now and then. A trainer that has them adds
+    the learning rate, and the gradient's norm before clipping, also a tensor ().
     """
 
     step: int
     loss: Tensor
+    learning_rate: float | None = None
+    grad_norm: Tensor | None = None
 
 
 def minibatches(
@@ -279,7 +282,7 @@ def _step_back(
 ) -> Step:
     """Take line 4, from x_t to x_{t-1}. Without z, no noise is added."""
     with _evaluating(model):
-        noise = ask(model, x, torch.full(x.shape[:1], t, device=x.device))
+        noise = predict_noise(model, x, torch.full(x.shape[:1], t, device=x.device))
         x_0_hat = predict_x_0(x, t, noise, schedule)
         if clip:
             x_0_hat = x_0_hat.clamp(-1, 1)
@@ -932,7 +935,7 @@ def sample(
 # for ax, pictures, title in zip(
 #     axes, (test_images[:64], digits), ("real digits", "samples")
 # ):
-#     fig.show_pictures(ax, pictures, columns=8)
+#     fig.show_images(ax, pictures, columns=8)
 #     ax.set_title(title)
 # plt.show()
 # assert digits.min() >= -1.5 and digits.max() <= 1.5

@@ -76,7 +76,7 @@ RECORDS = 10_000  # in each file
 class Labelled(NamedTuple):
     """Pictures (N, C, H, W), their classes (N,) int64, and where they come from."""
 
-    pictures: Tensor
+    images: Tensor
     labels: Tensor
     source: str
 
@@ -270,8 +270,8 @@ def load_digits(train: bool = True) -> Labelled:
         data.images, data.target, test_size=0.25, stratify=data.target, random_state=0
     )
     images, labels = parts[0::2] if train else parts[1::2]
-    pictures = torch.tensor(images / 8 - 1, dtype=torch.float32)[:, None]
-    return Labelled(pictures, torch.tensor(labels), "scikit-learn")
+    images = torch.tensor(images / 8 - 1, dtype=torch.float32)[:, None]
+    return Labelled(images, torch.tensor(labels), "scikit-learn")
 
 
 # %% [markdown]
@@ -281,19 +281,17 @@ def load_digits(train: bool = True) -> Labelled:
 # import matplotlib.pyplot as plt
 #
 # from ddpm_nb import _figures as fig
-# from ddpm_nb.training import as_floats
+# from ddpm_nb.training import to_float
 #
 # fig.use_style()
 # on_gpu = torch.cuda.is_available()
 # data = load_cifar10() if on_gpu else load_digits()
 # names = CLASSES if on_gpu else tuple("0123456789")
-# low, high = data.pictures.min().item(), data.pictures.max().item()
-# print(f"{len(data.pictures):,} pictures ({data.source})")
-# print(
-#     f"shape {tuple(data.pictures.shape[1:])}, {data.pictures.dtype}, {low:g} to {high:g}"
-# )
+# low, high = data.images.min().item(), data.images.max().item()
+# print(f"{len(data.images):,} pictures ({data.source})")
+# print(f"shape {tuple(data.images.shape[1:])}, {data.images.dtype}, {low:g} to {high:g}")
 # print("of each class:", data.labels.bincount().tolist())
-# of_class = [as_floats(data.pictures[data.labels == label][:2]) for label in range(10)]
+# of_class = [to_float(data.images[data.labels == label][:2]) for label in range(10)]
 # fig.picture_rows(list(torch.stack(of_class, dim=1)), ["", ""], names, size=0.75)
 # plt.show()
 
@@ -312,16 +310,16 @@ def digits_config() -> TrainConfig:
     """Return a small network and a short run for the 8x8 digits."""
     return TrainConfig(
         channels=32,
-        multipliers=(1, 2),
-        blocks=1,
-        attention=(False, True),
+        channel_mult=(1, 2),
+        num_res_blocks=1,
+        attention_levels=(False, True),
         dropout=0.0,
-        groups=8,
+        norm_num_groups=8,
         schedule="cosine",
         T=500,
         batch_size=64,
         learning_rate=2e-3,
-        warmup=100,
+        warmup_steps=100,
         flip=False,
         ema_decay=0.995,
         steps=2400,
@@ -399,7 +397,7 @@ def digits_config() -> TrainConfig:
 #     )
 
 # %% [markdown]
-# That was counted on a CPU. Mixed precision does not halve it: the normalisations and the bends between them keep what they need in float32. A GPU that has less works the batch off in pieces: `pieces=4` cuts it to a quarter.
+# That was counted on a CPU. Mixed precision does not halve it: the normalisations and the bends between them keep what they need in float32. A GPU that has less works the batch off in pieces: `gradient_accumulation_steps=4` cuts it to a quarter.
 #
 # **Several GPUs.** The batch is shared out: with 8 GPUs each has 16 pictures, as had each of the eight cores of the paper's TPU. The command is `accelerate launch -m ddpm_nb train --data cifar10 --out runs/cifar10 --precision bf16`; `accelerate config` asks once for the number of GPUs and machines. A run may stop and go on with another number of them. `torchrun --nproc_per_node 8 -m ddpm_nb sample …` draws with eight: each takes whole batches, and picture $i$ of a seed is the same picture, however many there are.
 #
@@ -420,19 +418,21 @@ def digits_config() -> TrainConfig:
 #     new = torch.cuda.get_device_capability()[0] >= 8  # a T4 has fp16 and no bf16
 #     choice = replace(cifar10_config(), precision="bf16" if new else "fp16")
 #     if MINUTES is not None:
-#         choice = replace(choice, minutes=MINUTES, warmup=500)  # for a short run
+#         choice = replace(
+#             choice, max_minutes=MINUTES, warmup_steps=500
+#         )  # for a short run
 #     folder = Path("runs/cifar10")  # run the cell again, and it goes on from there
 # else:
-#     short = {"minutes": 1.0, "steps": 300, "warmup": 30}
+#     short = {"max_minutes": 1.0, "steps": 300, "warmup_steps": 30}
 #     choice = replace(digits_config(), **short)
 #     folder = Path(tempfile.mkdtemp())
 #
-# run = fit(choice, data.pictures, folder, progress=False)
+# run = fit(choice, data.images, folder, progress=False)
 # last = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
 # print(f"{last['step']} steps on {run.device.type}, last loss {last['loss']:.3f}")
 # drawn = run.sample(16)
 # figure, ax = plt.subplots(figsize=(3, 3))
-# fig.show_pictures(ax, drawn, columns=4)
+# fig.show_images(ax, drawn, columns=4)
 # plt.show()
 # assert last["loss"] < 0.6 and drawn.isfinite().all()
 
@@ -446,9 +446,9 @@ def digits_config() -> TrainConfig:
 # levels = 256 if on_gpu else 17
 # bits = bits_per_dim(
 #     run.ema.model,
-#     as_floats(test.pictures[:200]).to(run.device),
+#     to_float(test.images[:200]).to(run.device),
 #     run.noise_schedule,
-#     times=20,
+#     num_timesteps=20,
 #     levels=levels,
 #     generator=torch.Generator().manual_seed(0),
 # )
@@ -486,7 +486,7 @@ def digits_config() -> TrainConfig:
 #     assert drawn.isfinite().all()
 #     print(f"{published.provenance}; {n} pictures, DDIM with {steps} steps")
 #     figure, ax = plt.subplots(figsize=(3, 3), facecolor="none")
-#     fig.show_pictures(ax, drawn, columns=4)
+#     fig.show_images(ax, drawn, columns=4)
 #     plt.show()
 
 # %% [markdown]
@@ -496,10 +496,10 @@ def digits_config() -> TrainConfig:
 #
 # ```bash
 # ddpm-nb train --data cifar10 --out runs/small \
-#     --channels 32 --blocks 1 --dropout 0 --groups 8 --batch-size 64 \
-#     --learning-rate 1e-3 --warmup 500 --ema-decay 0.9995 --precision bf16 \
+#     --channels 32 --num-res-blocks 1 --dropout 0 --norm-num-groups 8 --batch-size 64 \
+#     --learning-rate 1e-3 --warmup-steps 500 --ema-decay 0.9995 --precision bf16 \
 #     --save-every 500 --sample-every 4000
-# ddpm-nb evaluate --data cifar10 --network runs/small --times 10 \
+# ddpm-nb evaluate --data cifar10 --network runs/small --num-timesteps 10 \
 #     --out cifar10-small-bits.json
 # ddpm-nb sample --network runs/small --out cifar10-small-sheet.png
 # ```
@@ -582,7 +582,7 @@ def digits_config() -> TrainConfig:
 #     generator=torch.Generator().manual_seed(0),
 # )
 # figure, ax = plt.subplots(figsize=(5.5, 1.5), facecolor="none")
-# fig.show_pictures(ax, drawn, columns=8)
+# fig.show_images(ax, drawn, columns=8)
 # plt.show()
 # assert drawn.isfinite().all()
 # of_sheet = torch.tensor(sheet)[..., :3].unflatten(0, (8, 32)).unflatten(2, (8, 32))
@@ -616,12 +616,12 @@ def digits_config() -> TrainConfig:
 # ```python
 # from ddpm_nb.algorithms import sample
 # from ddpm_nb.evaluation import collect_features, frechet_distance, inception
-# from ddpm_nb.training import as_floats, load_network
+# from ddpm_nb.training import to_float, load_network
 #
 # network, schedule, _ = load_network("runs/cifar10/network.safetensors")
 # network, schedule = network.to("cuda"), schedule.to("cuda")
 # describe = inception(device="cuda")
-# real = collect_features(describe, map(as_floats, load_cifar10().pictures.split(256)))
+# real = collect_features(describe, map(to_float, load_cifar10().pictures.split(256)))
 # shape = (256, 3, 32, 32)
 # samples = (sample(network, shape, schedule, clip=True) for _ in range(196))
 # print(frechet_distance(collect_features(describe, samples), real))

@@ -46,7 +46,7 @@ from ddpm_nb.algorithms import (
 from ddpm_nb.fewer_steps import _InBatches, _whole, timesteps
 from ddpm_nb.forward import Schedule, check_t, q_sample
 from ddpm_nb.likelihood import gaussian_kl
-from ddpm_nb.loss import Model, Variance, ask, predict_x_0, reverse_variance
+from ddpm_nb.loss import Model, Variance, predict_noise, predict_x_0, reverse_variance
 from ddpm_nb.posterior import posterior_mean, posterior_variance
 
 Decoder = Literal["exact", "tanh", "continuous"]
@@ -279,7 +279,7 @@ def bits_per_dim(
     x_0: Tensor,
     schedule: Schedule,
     *,
-    times: int | None = None,
+    num_timesteps: int | None = None,
     variance: Variance = "large",
     first_step: FirstStep = "original",
     clip: bool = True,
@@ -298,7 +298,7 @@ def bits_per_dim(
         model: noise = model(x_t, t).
         x_0: (B, ...) pictures on `levels` levels from -1 to 1.
         schedule: the noise schedule, on x_0's device.
-        times: how many times a picture are visited, one drawn from each of so many
+        num_timesteps: how many times a picture are visited, one drawn from each of so many
             blocks; None for all.
         variance: sigma_t^2 for t >= 2, "large" or "small".
         first_step: the variance of the last step back: beta-tilde_2 ("original", as the
@@ -321,14 +321,14 @@ def bits_per_dim(
 
     Raises:
         TypeError: if x_0 is no floating-point tensor, or a count no whole number.
-        ValueError: if x_0 is not on the levels, `times` is not in 1 ... T - 1, a name is
+        ValueError: if x_0 is not on the levels, `num_timesteps` is not in 1 ... T - 1, a name is
             unknown, there is no picture, T is 1 with "original", the generators are not
             as many as the pictures, or network, pictures and schedule are not on one
             device.
 
     Equation: def-bits, eq-strata. Paper: equation 5.
     """
-    _check_pictures("x_0", x_0)
+    _check_images("x_0", x_0)
     if len(x_0) == 0 or x_0.dim() < 2:
         raise ValueError(f"x_0: expected shape (B, ...), got {tuple(x_0.shape)}")
     if decoder not in ("exact", "tanh", "continuous"):
@@ -347,7 +347,7 @@ def bits_per_dim(
             f"x_0: expected pictures on {device}, where the schedule is, got {x_0.device}"
         )
     reverse_variance(1, schedule, variance)  # an unknown name is refused now
-    edges = _strata(schedule.T, times)
+    edges = _strata(schedule.T, num_timesteps)
     if schedule.beta.dtype != torch.float64:  # the device has none: work on the CPU
         schedule = Schedule(schedule.beta[1:].cpu())
     home = schedule.beta.device
@@ -355,15 +355,17 @@ def bits_per_dim(
     last, one = schedule.alpha_bar[-1], torch.ones_like(schedule.beta[:1])
     noise_for(x_0.shape, home, generator, x_0.dtype)  # a wrong list is refused now
 
-    def evaluate(pictures: Tensor, randomness: Randomness) -> tuple[Tensor, ...]:
+    def evaluate(images: Tensor, randomness: Randomness) -> tuple[Tensor, ...]:
         """Prior, and times, costs and squared errors at t = 1 and in each block."""
-        x = pictures.to(home).double()
+        x = images.to(home).double()
         visited, costs, errors = [], [], []
         for low, high in [(0, 1), *pairwise(edges)]:
             t = _draw_times(low, high, schedule.T, x, randomness)
-            noise = noise_for(x.shape, home, randomness, pictures.dtype)(high)
+            noise = noise_for(x.shape, home, randomness, images.dtype)(high)
             x_t = q_sample(x, t, noise.to(x), schedule)
-            predicted = ask(model, x_t.to(pictures), t.to(device)).to(home).double()
+            predicted = (
+                predict_noise(model, x_t.to(images), t.to(device)).to(home).double()
+            )
             x_0_hat = predict_x_0(x_t, t, predicted, schedule)
             if clip:
                 x_0_hat = x_0_hat.clamp(-1, 1)
@@ -401,12 +403,12 @@ def bits_per_dim(
     )
 
 
-def _check_pictures(name: str, x: Tensor) -> None:
+def _check_images(name: str, x: Tensor) -> None:
     if not isinstance(x, Tensor) or not x.is_floating_point():
         came = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(
             f"{name}: expected a floating-point tensor, got {came}; scale pictures to "
-            "[-1, 1], as `as_floats` does"
+            "[-1, 1], as `to_float` does"
         )
 
 
@@ -416,7 +418,7 @@ def _of_batch(generator: Randomness, first: int, n: int) -> Randomness:
         return generator
     if callable(generator):
         source = generator
-        return lambda pictures, t: source(pictures + first, t)
+        return lambda images, t: source(images + first, t)
     return generator[first : first + n]
 
 
@@ -463,14 +465,17 @@ def _first_variance(schedule: Schedule, first_step: FirstStep) -> Tensor:
     return posterior_variance(2, schedule)
 
 
-def _strata(T: int, times: int | None) -> list[int]:
+def _strata(T: int, num_timesteps: int | None) -> list[int]:
     """Return the ends of the blocks of 2 ... T: block m holds edge m + 1 ... edge m + 1."""
-    if times is None:
+    if num_timesteps is None:
         return list(range(1, T + 1))
-    times = _whole("times", times)
-    if not 1 <= times < T:
-        raise ValueError(f"times: expected None or 1 ... {T - 1}, got {times}")
-    return [1 + tau for tau in reversed(timesteps(T - 1, times, "quadratic"))]
+    num_timesteps = _whole("num_timesteps", num_timesteps)
+    if not 1 <= num_timesteps < T:
+        raise ValueError(
+            f"num_timesteps: expected None or 1 ... {T - 1}, got {num_timesteps}"
+        )
+    kept = timesteps(T - 1, num_timesteps, "quadratic")
+    return [1 + tau for tau in reversed(kept)]
 
 
 def _decoder_cost(
@@ -507,7 +512,7 @@ def _decoder_cost(
 #     bell,
 #     torch.randn(2000, 1, dtype=torch.float64, generator=generator),
 #     schedule,
-#     times=100,
+#     num_timesteps=100,
 #     first_step="beta",
 #     clip=False,
 #     decoder="continuous",
@@ -528,7 +533,7 @@ def _decoder_cost(
 #         best,
 #         draws[:, None],
 #         schedule,
-#         times=100,
+#         num_timesteps=100,
 #         variance=variance,
 #         levels=4,
 #         generator=generator,
@@ -568,7 +573,7 @@ def _decoder_cost(
 #     unet, test_images[:48], digit_schedule, levels=17, generator=generator
 # )
 # many = bits_per_dim(
-#     unet, test_images, digit_schedule, times=40, levels=17, generator=generator
+#     unet, test_images, digit_schedule, num_timesteps=40, levels=17, generator=generator
 # )
 #
 #
@@ -606,7 +611,7 @@ def _decoder_cost(
 #         unet,
 #         test_images,
 #         digit_schedule,
-#         times=10,
+#         num_timesteps=10,
 #         levels=17,
 #         generator=torch.Generator().manual_seed(1),
 #         **choice,
@@ -817,7 +822,7 @@ def collect_features(
                 f"batches: expected {n} pictures, got {have}; a distance of fewer is "
                 f"larger: pass n={have} if that is what you want, and say so"
             )
-        _check_pictures("batches", batch)
+        _check_images("batches", batch)
         with _evaluating(features):
             found = features(batch)
         if found.dim() != 2 or len(found) != len(batch):
@@ -988,7 +993,7 @@ def inception(
     output: Literal["features", "probabilities"] = "features",
     *,
     device: torch.device | str = "cpu",
-    weights: str | None = None,
+    weights_path: str | None = None,
 ) -> Callable[[Tensor], Tensor]:
     """Return the Inception network of the papers as a callable on pictures in [-1, 1].
 
@@ -1002,7 +1007,7 @@ def inception(
             "probabilities" of 1008 classes, for `inception_score` (without the last
             layer's bias, as is the custom), in float64 on the CPU.
         device: where to run.
-        weights: a file with the weights.
+        weights_path: a file with the weights.
 
     Raises:
         ImportError: if torch-fidelity is not installed.
@@ -1023,16 +1028,16 @@ def inception(
             "pip install torch-fidelity"
         ) from error
     network = FeatureExtractorInceptionV3(
-        "inception-v3-compat", [layer], feature_extractor_weights_path=weights
+        "inception-v3-compat", [layer], feature_extractor_weights_path=weights_path
     ).to(device)
     network.eval()  # version 0.3 leaves its batch norms in training mode
 
-    def describe(pictures: Tensor) -> Tensor:
-        if pictures.dim() != 4 or pictures.shape[1] != 3:
+    def describe(images: Tensor) -> Tensor:
+        if images.dim() != 4 or images.shape[1] != 3:
             raise ValueError(
-                f"pictures: expected shape (B, 3, H, W), got {tuple(pictures.shape)}"
+                f"images: expected shape (B, 3, H, W), got {tuple(images.shape)}"
             )
-        as_file = ((pictures.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        as_file = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         with torch.no_grad():
             (found,) = network(as_file.to(device))
         return found if output == "features" else found.cpu().double().softmax(1)
@@ -1108,7 +1113,7 @@ def denoise_steps(
     t, groups = _whole("t", t), _whole("groups", groups)
     check_t(t, schedule)
     device = _common_device(model, schedule)
-    _check_pictures("x_t", x_t)
+    _check_images("x_t", x_t)
     reverse_variance(1, schedule, variance)  # an unknown name is refused now
     if groups < 1 or len(x_t) % groups != 0:
         raise ValueError(f"groups: expected a divisor of {len(x_t)}, got {groups}")
@@ -1167,7 +1172,7 @@ def progressive(
     model: Model,
     shape: tuple[int, ...],
     schedule: Schedule,
-    times: Sequence[int],
+    timesteps: Sequence[int],
     *,
     variance: Variance = "large",
     clip: bool = True,
@@ -1181,7 +1186,7 @@ def progressive(
         model: noise = model(x_t, t).
         shape: the shape of the batch, (B, ...).
         schedule: the noise schedule.
-        times: from 0 ... T, in any order. For 0 it is the finished sample.
+        timesteps: from 0 ... T, in any order. For 0 it is the finished sample.
         variance: as for `sample_steps`.
         clip: as for `sample_steps`.
         batch_size: how many pictures the network gets at once. Besides what it needs
@@ -1190,7 +1195,7 @@ def progressive(
         dtype: as for `sample_steps`.
 
     Returns:
-        (len(times), B, ...), in the order of `times`.
+        (len(timesteps), B, ...), in their order.
 
     Raises:
         TypeError: if a time or batch_size is no whole number.
@@ -1198,9 +1203,11 @@ def progressive(
 
     Paper: figure 6.
     """
-    wanted = {_whole("times", t) for t in times}
+    wanted = {_whole("timesteps", t) for t in timesteps}
     if not wanted or min(wanted) < 0 or max(wanted) > schedule.T:
-        raise ValueError(f"times: expected some of 0 ... {schedule.T}, got {times}")
+        raise ValueError(
+            f"timesteps: expected some of 0 ... {schedule.T}, got {timesteps}"
+        )
     seen = {}
     for step in sample_steps(
         _InBatches(model, batch_size),
@@ -1215,7 +1222,7 @@ def progressive(
             seen[step.t + 1] = step.x_0_hat
         if step.t == 0:
             seen[0] = step.x
-    return torch.stack([seen[t] for t in times])
+    return torch.stack([seen[t] for t in timesteps])
 
 
 def shared_latents(
@@ -1256,7 +1263,7 @@ def shared_latents(
     n = _whole("n", n)
     if n < 1:
         raise ValueError(f"n: expected at least 1, got {n}")
-    _check_pictures("x_t", x_t)
+    _check_images("x_t", x_t)
     end = denoise(
         model,
         x_t.repeat(n, *[1] * (x_t.dim() - 1)),
@@ -1276,9 +1283,9 @@ def _n_times(generator: Randomness, n: int, T: int) -> Randomness:
         return generator
     if callable(generator):
         source = generator
-        return lambda pictures, t: torch.cat(
+        return lambda images, t: torch.cat(
             [
-                source(pictures[: len(pictures) // n], t + group * (T + 1))
+                source(images[: len(images) // n], t + group * (T + 1))
                 for group in range(n)
             ]
         )
@@ -1342,7 +1349,7 @@ def interpolate(
     x_0: Tensor,
     x_0_other: Tensor,
     t: int,
-    weights: Sequence[float],
+    lambdas: Sequence[float],
     schedule: Schedule,
     *,
     variance: Variance = "large",
@@ -1357,33 +1364,33 @@ def interpolate(
         x_0: (B, ...) pictures, met at weight 0.
         x_0_other: (B, ...) their partners, met at weight 1.
         t: the time at which they are mixed, 1 ... T.
-        weights: the lambdas.
+        lambdas: the shares of the partner, 0 ... 1.
         schedule: the noise schedule, on the pictures' device.
         variance: as for `sample_steps`.
         clip: as for `sample_steps`.
-        batch_size: as for `denoise_steps`; there are len(weights) B mixtures.
+        batch_size: as for `denoise_steps`; there are len(lambdas) B mixtures.
         generator: where the noise comes from, as for `sample_steps`; a list has B
             generators.
 
     Returns:
-        (len(weights), B, ...). With weight 0 it is a plain `denoise` of the noised x_0.
+        (len(lambdas), B, ...). With weight 0 it is a plain `denoise` of the noised x_0.
 
     Raises:
-        ValueError: if the shapes differ, there are no weights, or as `denoise_steps`.
+        ValueError: if the shapes differ, there are no lambdas, or as `denoise_steps`.
 
     Equation: def-interpolation. Paper: figure 8.
     """
-    _check_pictures("x_0", x_0)
-    _check_pictures("x_0_other", x_0_other)
+    _check_images("x_0", x_0)
+    _check_images("x_0_other", x_0_other)
     if x_0.shape != x_0_other.shape:
         raise ValueError(
             f"x_0_other: expected shape {tuple(x_0.shape)}, got {tuple(x_0_other.shape)}"
         )
-    if len(weights) == 0:
-        raise ValueError("weights: expected at least one number, got none")
+    if len(lambdas) == 0:
+        raise ValueError("lambdas: expected at least one number, got none")
     noise = noise_for(x_0.shape, x_0.device, generator, x_0.dtype)(t)
     one, other = (q_sample(x, t, noise, schedule) for x in (x_0, x_0_other))
-    mixed = torch.cat([(1 - share) * one + share * other for share in weights])
+    mixed = torch.cat([(1 - share) * one + share * other for share in lambdas])
     end = denoise(
         model,
         mixed,
@@ -1391,11 +1398,11 @@ def interpolate(
         schedule,
         variance=variance,
         clip=clip,
-        groups=len(weights),
+        groups=len(lambdas),
         batch_size=batch_size,
         generator=generator,
     )
-    return end.reshape(len(weights), *x_0.shape)
+    return end.reshape(len(lambdas), *x_0.shape)
 
 # %% mystnb={"image": {"alt": "Four rows from one real digit at the left to another at the right. First row: pixel by pixel, a double exposure in the middle. Then mixed at t = 75, 200 and 350. At 75 and at 200 every picture is a zero or a six, with a jump near the middle. At 350 the left half are dark blots that resemble neither end, and at the right there are sixes."}} tags=["active-ipynb", "nbval-ignore-output"]
 # one, other = test_images[test_labels == 0][:1], test_images[test_labels == 6][:1]
@@ -1463,7 +1470,12 @@ def interpolate(
 
 # %% tags=["active-ipynb", "nbval-ignore-output"]
 # seen = bits_per_dim(
-#     unet, train_images[:450], digit_schedule, times=40, levels=17, generator=generator
+#     unet,
+#     train_images[:450],
+#     digit_schedule,
+#     num_timesteps=40,
+#     levels=17,
+#     generator=generator,
 # )
 # report("450 training pictures:", seen)
 # report("450 test pictures:", many)
@@ -1498,7 +1510,7 @@ def interpolate(
 # # Solution 1
 # for value in (1.0, 0.0):
 #     x_0 = torch.full((1, 1), value, dtype=torch.float64)
-#     bits = bits_per_dim(bell, x_0, schedule, times=1, decoder="continuous")
+#     bits = bits_per_dim(bell, x_0, schedule, num_timesteps=1, decoder="continuous")
 #     print(f"x_0 = {value:g}: {float(bits.prior[0]):.4e} bits")
 
 # %% [markdown]

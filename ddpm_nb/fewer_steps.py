@@ -45,8 +45,8 @@ from ddpm_nb.algorithms import (
     _evaluating,
     sample_steps,
 )
-from ddpm_nb.forward import Schedule, check_t, per_picture, q_sample
-from ddpm_nb.loss import Model, Variance, ask, predict_x_0
+from ddpm_nb.forward import Schedule, check_t, per_image, q_sample
+from ddpm_nb.loss import Model, Variance, predict_noise, predict_x_0
 
 Spacing = Literal["leading", "trailing", "linspace", "quadratic"]
 
@@ -166,14 +166,14 @@ def _whole(name: str, value: int) -> int:
 # And the network? It was trained to find the noise in $x_t$, whose distribution depends on $\bar\alpha_t$ alone. At step $i$ of the short chain that is $\bar\alpha'_i = \bar\alpha_{\tau_i}$: a level that the network knows, under the name $\tau_i$. So nothing has to be trained again. **Algorithm 2 with strides is Algorithm 2 with the schedule $\beta'$, and a network that is told $\tau_i$ at step $i$.** The code says just that.
 
 # %%
-def respace(schedule: Schedule, times: Sequence[int]) -> Schedule:
-    """Return the schedule of the short chain that visits only `times`.
+def respace(schedule: Schedule, timesteps: Sequence[int]) -> Schedule:
+    """Return the schedule of the short chain that visits only `timesteps`.
 
     Its alpha_bar_i is the long chain's alpha_bar at tau_i.
 
     Args:
         schedule: the long chain's.
-        times: tau_S > ... > tau_1 and 0 at the end, as `timesteps` gives them.
+        timesteps: tau_S > ... > tau_1 and 0 at the end, as `timesteps` gives them.
 
     Raises:
         ValueError: if the times do not fall strictly from at most T to 0, or a step
@@ -181,19 +181,24 @@ def respace(schedule: Schedule, times: Sequence[int]) -> Schedule:
 
     Equation: eq-respaced-beta.
     """
-    falls = all(t > s for t, s in pairwise(times))
-    if len(times) < 2 or not falls or times[0] > schedule.T or times[-1] != 0:
+    falls = all(t > s for t, s in pairwise(timesteps))
+    if (
+        len(timesteps) < 2
+        or not falls
+        or timesteps[0] > schedule.T
+        or timesteps[-1] != 0
+    ):
         raise ValueError(
-            f"times: expected whole numbers that fall from at most {schedule.T} to 0, "
-            f"got {tuple(times)}"
+            f"timesteps: expected whole numbers that fall from at most {schedule.T} to 0, "
+            f"got {tuple(timesteps)}"
         )
     # From beta again: 1 - alpha_bar of a table in float32 (on MPS) has lost its digits.
     alpha_bar = Schedule(schedule.beta[1:].cpu()).alpha_bar
-    kept = alpha_bar[list(reversed(times))]
+    kept = alpha_bar[list(reversed(timesteps))]
     beta = 1 - kept[1:] / kept[:-1]
     if (beta == 1).any():
         raise ValueError(
-            "times: expected steps that leave some signal, got one in which alpha_bar "
+            "timesteps: expected steps that leave some signal, got one in which alpha_bar "
             "falls below double precision; more steps are needed, or DDIM"
         )
     return Schedule(beta).to(schedule.beta.device)
@@ -214,7 +219,7 @@ class _Renamed(nn.Module):
 
 def _renamed_noise(source: NoiseSource, times: Sequence[int]) -> NoiseSource:
     """A source of the long chain's noise, asked by the short one."""
-    return lambda pictures, i: source(pictures, times[len(times) - 1 - i])
+    return lambda images, i: source(images, times[len(times) - 1 - i])
 
 
 def strided_sample_steps(
@@ -413,9 +418,9 @@ def ddim_mean(
             f"sigma: expected 0 <= sigma^2 <= {float(1 - bar_s):g}, got sigma = {sigma}"
         )
     old = old.where(old < -rounding, old.clamp(min=0))
-    signal, noise = per_picture(bar_t.sqrt(), x_t), per_picture((1 - bar_t).sqrt(), x_t)
+    signal, noise = per_image(bar_t.sqrt(), x_t), per_image((1 - bar_t).sqrt(), x_t)
     in_x_t = (x_t - signal * x_0) / noise
-    return per_picture(bar_s.sqrt(), x_0) * x_0 + per_picture(old.sqrt(), x_t) * in_x_t
+    return per_image(bar_s.sqrt(), x_0) * x_0 + per_image(old.sqrt(), x_t) * in_x_t
 
 
 def _two_levels(t: int, s: int, schedule: Schedule) -> tuple[Tensor, Tensor]:
@@ -585,7 +590,7 @@ def ddim_sample_steps(
         x = normal(times[0]) if x_T is None else x_T
         for t, s, width in zip(times, times[1:], sigma):
             with _evaluating(model):
-                noise = ask(model, x, torch.full(shape[:1], t, device=device))
+                noise = predict_noise(model, x, torch.full(shape[:1], t, device=device))
                 x_0_hat = predict_x_0(x, t, noise, schedule)
                 if clip:
                     x_0_hat = x_0_hat.clamp(-1, 1)
@@ -767,7 +772,7 @@ class _InBatches(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         parts = zip(x.split(self.size), t.split(self.size))
-        return torch.cat([ask(self.model, *part) for part in parts])
+        return torch.cat([predict_noise(self.model, *part) for part in parts])
 
 
 def ddim_encode(
@@ -807,7 +812,7 @@ def ddim_encode(
     x = x_0
     with _evaluating(model):
         for s, t in pairwise(times):
-            noise = ask(model, x, torch.full(x.shape[:1], t, device=device))
+            noise = predict_noise(model, x, torch.full(x.shape[:1], t, device=device))
             x_0_hat = predict_x_0(x, s, noise, schedule) if s > 0 else x
             x = q_sample(x_0_hat, t, noise, schedule)
     return x

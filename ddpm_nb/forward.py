@@ -247,7 +247,7 @@ def check_t(t: int | Tensor, schedule: Schedule, lowest: int = 1) -> int | Tenso
     return t
 
 
-def per_picture(value: Tensor, x: Tensor) -> Tensor:
+def per_image(value: Tensor, x: Tensor) -> Tensor:
     """Shape one number a picture, (B,) or (), so that it multiplies x, (B, ...).
 
     Returns a tensor (B, 1, ..., 1), or () for a number that all pictures share, in x's
@@ -305,8 +305,8 @@ def q_step(
     _check_noise(noise, x_prev)
     beta = schedule.beta[check_t(t, schedule)]
     return (
-        per_picture((1 - beta).sqrt(), x_prev) * x_prev
-        + per_picture(beta.sqrt(), noise) * noise
+        per_image((1 - beta).sqrt(), x_prev) * x_prev
+        + per_image(beta.sqrt(), noise) * noise
     )
 
 
@@ -428,8 +428,8 @@ def q_sample(x_0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) ->
     _check_noise(noise, x_0)
     alpha_bar = schedule.alpha_bar[check_t(t, schedule, lowest=0)]
     return (
-        per_picture(alpha_bar.sqrt(), x_0) * x_0
-        + per_picture((1 - alpha_bar).sqrt(), noise) * noise
+        per_image(alpha_bar.sqrt(), x_0) * x_0
+        + per_image((1 - alpha_bar).sqrt(), noise) * noise
     )
 
 # %% [markdown]
@@ -581,7 +581,7 @@ def q_sample(x_0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) ->
 # cells = right.subplots(3, 5)
 # for line, row, name in zip(cells, rows, ("linear", "cosine", "T = 100")):
 #     for cell, picture in zip(line, row):
-#         fig.show_pictures(cell, picture)
+#         fig.show_images(cell, picture)
 #     line[0].text(-0.1, 0.5, name, transform=line[0].transAxes, ha="right", va="center")
 # for cell, f in zip(cells[0], (0.1, 0.3, 0.5, 0.7, 1.0)):
 #     cell.set_title(f"{f}", fontsize=9)
@@ -603,16 +603,16 @@ def q_sample(x_0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) ->
 #     for s in range(1, t + 1):
 #         fresh = torch.randn(x.shape, generator=generator)
 #         x = (
-#             per_picture(linear.beta[s].sqrt(), x) * x
-#             + per_picture((1 - linear.beta[s]).sqrt(), x) * fresh
+#             per_image(linear.beta[s].sqrt(), x) * x
+#             + per_image((1 - linear.beta[s]).sqrt(), x) * fresh
 #         )
 #     return x
 #
 #
 # def without_bar(t):
 #     return (
-#         per_picture(linear.alpha[t].sqrt(), digit) * digit
-#         + per_picture((1 - linear.alpha[t]).sqrt(), digit) * noise
+#         per_image(linear.alpha[t].sqrt(), digit) * digit
+#         + per_image((1 - linear.alpha[t]).sqrt(), digit) * noise
 #     )
 #
 #

@@ -31,7 +31,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ddpm_nb.forward import Schedule, check_t, per_picture, q_sample
+from ddpm_nb.forward import Schedule, check_t, per_image, q_sample
 from ddpm_nb.posterior import posterior_variance
 
 Model = Callable[[Tensor, Tensor], Tensor]
@@ -88,7 +88,7 @@ def predict_x_0(
     Equation: eq-predict-x0. Paper: equation 15.
     """
     alpha_bar = schedule.alpha_bar[check_t(t, schedule)]
-    return (x_t - per_picture((1 - alpha_bar).sqrt(), noise) * noise) / per_picture(
+    return (x_t - per_image((1 - alpha_bar).sqrt(), noise) * noise) / per_image(
         alpha_bar.sqrt(), x_t
     )
 
@@ -111,7 +111,7 @@ def denoising_mean(
     """
     t = check_t(t, schedule)
     noise_share = schedule.beta[t] / (1 - schedule.alpha_bar[t]).sqrt()
-    return (x_t - per_picture(noise_share, noise) * noise) / per_picture(
+    return (x_t - per_image(noise_share, noise) * noise) / per_image(
         schedule.alpha[t].sqrt(), x_t
     )
 
@@ -264,7 +264,7 @@ def vlb_weight(
     )
 
 
-def ask(model: Model, x_t: Tensor, t: Tensor) -> Tensor:
+def predict_noise(model: Model, x_t: Tensor, t: Tensor) -> Tensor:
     """Return the model's answer at x_t, and refuse one of another shape.
 
     Broadcasting would otherwise make a wrong loss or sample without a word.
@@ -326,7 +326,7 @@ def simple_loss(
         noise = torch.randn(
             x_0.shape, dtype=x_0.dtype, generator=generator, device=source
         ).to(x_0.device)
-    predicted = ask(model, q_sample(x_0, t, noise, schedule), t)
+    predicted = predict_noise(model, q_sample(x_0, t, noise, schedule), t)
     return (noise - predicted).square().mean()
 
 
@@ -692,7 +692,7 @@ def noise_to_score(noise: Tensor, t: int | Tensor, schedule: Schedule) -> Tensor
     Equation: eq-score.
     """
     alpha_bar = schedule.alpha_bar[check_t(t, schedule)]
-    return -noise / per_picture((1 - alpha_bar).sqrt(), noise)
+    return -noise / per_image((1 - alpha_bar).sqrt(), noise)
 
 
 def noise_to_v(
@@ -714,8 +714,8 @@ def noise_to_v(
     alpha_bar = schedule.alpha_bar[check_t(t, schedule)]
     x_0 = predict_x_0(x_t, t, noise, schedule)
     return (
-        per_picture(alpha_bar.sqrt(), noise) * noise
-        - per_picture((1 - alpha_bar).sqrt(), x_0) * x_0
+        per_image(alpha_bar.sqrt(), noise) * noise
+        - per_image((1 - alpha_bar).sqrt(), x_0) * x_0
     )
 
 
@@ -728,8 +728,8 @@ def v_to_noise(x_t: Tensor, t: int | Tensor, v: Tensor, schedule: Schedule) -> T
     """
     alpha_bar = schedule.alpha_bar[check_t(t, schedule)]
     return (
-        per_picture((1 - alpha_bar).sqrt(), x_t) * x_t
-        + per_picture(alpha_bar.sqrt(), v) * v
+        per_image((1 - alpha_bar).sqrt(), x_t) * x_t
+        + per_image(alpha_bar.sqrt(), v) * v
     )
 
 # %% [markdown]

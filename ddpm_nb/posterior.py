@@ -30,7 +30,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ddpm_nb.forward import Schedule, check_t, per_picture
+from ddpm_nb.forward import Schedule, check_t, per_image
 from ddpm_nb.likelihood import GaussianMixture
 
 
@@ -128,7 +128,7 @@ def posterior_mean(
     alpha_bar, alpha_bar_prev = schedule.alpha_bar[t], schedule.alpha_bar[t - 1]
     x_0_share = alpha_bar_prev.sqrt() * schedule.beta[t] / (1 - alpha_bar)
     x_t_share = schedule.alpha[t].sqrt() * (1 - alpha_bar_prev) / (1 - alpha_bar)
-    return per_picture(x_0_share, x_0) * x_0 + per_picture(x_t_share, x_t) * x_t
+    return per_image(x_0_share, x_0) * x_0 + per_image(x_t_share, x_t) * x_t
 
 
 # %% [markdown]

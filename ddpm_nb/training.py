@@ -54,7 +54,7 @@ from tqdm import tqdm
 
 from ddpm_nb import _runs
 from ddpm_nb._noise import CounterNoise
-from ddpm_nb.algorithms import sample
+from ddpm_nb.algorithms import TrainStep, sample
 from ddpm_nb.forward import Schedule
 from ddpm_nb.loss import simple_loss
 from ddpm_nb.unet import UNet
@@ -207,18 +207,18 @@ class EMA:
 # The first update has the rate 0: it moves no weight, but Adam sees a gradient and begins its estimates.
 
 # %%
-def learning_rate(update: int, rate: float, warmup: int) -> float:
+def learning_rate(step: int, rate: float, warmup_steps: int) -> float:
     """Return the learning rate of an update: it grows from 0 on a line, then stays.
 
     Args:
-        update: which update, counted from 0.
+        step: which update, counted from 0.
         rate: the final learning rate.
-        warmup: how many updates the growth takes; with 0 there is none.
+        warmup_steps: how many updates the growth takes; with 0 there is none.
 
     Equation: def-warmup. Paper: appendix B gives the final rate; the warm-up stands in
     the authors' code.
     """
-    return rate * min(update / warmup, 1.0) if warmup else rate
+    return rate * min(step / warmup_steps, 1.0) if warmup_steps else rate
 
 
 # %% [markdown]
@@ -236,12 +236,12 @@ def learning_rate(update: int, rate: float, warmup: int) -> float:
 
 # %%
 @torch.no_grad()
-def clip_gradients(parameters: Sequence[Tensor], longest: float) -> Tensor:
+def clip_gradients(parameters: Sequence[Tensor], max_norm: float) -> Tensor:
     """Shorten the gradient, all weights taken as one vector, to a given length.
 
     Args:
         parameters: the weights; their `grad` is changed in place.
-        longest: the greatest length that is left as it is; positive.
+        max_norm: the greatest length that is left as it is; positive.
 
     Returns:
         () the gradient's length before clipping, on its device.
@@ -249,10 +249,10 @@ def clip_gradients(parameters: Sequence[Tensor], longest: float) -> Tensor:
     Equation: def-clip.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
-    length = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     # A gradient of length 0 is left alone: min(1, c / 0) = 1.
-    torch._foreach_mul_(gradients, (longest / length).clamp(max=1.0))
-    return length
+    torch._foreach_mul_(gradients, (max_norm / norm).clamp(max=1.0))
+    return norm
 
 
 # %% [markdown]
@@ -338,26 +338,26 @@ class TrainConfig:
     """
 
     channels: int = option(128, "the network's channels at full size")
-    multipliers: tuple[int, ...] = option(
+    channel_mult: tuple[int, ...] = option(
         (1, 2, 2, 2), "for each size, from full size down: its channels over `channels`"
     )
-    blocks: int = option(2, "residual blocks at each size on the way down")
-    attention: tuple[bool, ...] = option(
+    num_res_blocks: int = option(2, "residual blocks at each size on the way down")
+    attention_levels: tuple[bool, ...] = option(
         (False, True, False, False), "for each size: attention after its blocks"
     )
     dropout: float = option(0.1, "share of numbers dropped in each block")
-    groups: int = option(32, "groups of the normalisations")
+    norm_num_groups: int = option(32, "groups of the normalisations")
 
     schedule: Literal["linear", "cosine"] = option("linear", "the noise schedule")
     T: int = option(1000, "number of noise steps")
 
     batch_size: int = option(128, "pictures an update, all processes together")
     learning_rate: float = option(2e-4, "Adam's learning rate after warm-up")
-    warmup: int = option(5000, "updates in which the learning rate grows from 0")
+    warmup_steps: int = option(5000, "updates in which the learning rate grows from 0")
     clip: Literal["mean", "each", "none"] = option(
         "mean", "clip the mean gradient, each piece's before the mean, or none"
     )
-    clip_length: float = option(1.0, "the gradient's greatest length")
+    max_grad_norm: float = option(1.0, "the gradient's greatest length")
     flip: bool = option(True, "mirror each picture with probability 1/2")
     ema_decay: float = option(
         0.9999, "how much the averaged weights keep; less in the first updates"
@@ -365,12 +365,12 @@ class TrainConfig:
     seed: int = option(0, "where all randomness starts")
 
     steps: int = option(800_000, "stop after so many updates, all sessions together")
-    minutes: float | None = option(None, "stop this session after so many minutes")
+    max_minutes: float | None = option(None, "stop this session after so many minutes")
 
     precision: Literal["float32", "bf16", "fp16"] = option(
         "float32", "type of convolutions and matrix products"
     )
-    pieces: int = option(
+    gradient_accumulation_steps: int = option(
         1, "work each process's share of a batch off in so many pieces (saves memory)"
     )
     channels_last: bool = option(True, "keep channels innermost in memory")
@@ -398,7 +398,7 @@ class TrainConfig:
                 raise ValueError(
                     f"{name}: expected a number in [0, 1), got {getattr(self, name)}"
                 )
-        for name in ("learning_rate", "clip_length"):
+        for name in ("learning_rate", "max_grad_norm"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(
                     f"{name}: expected a positive number, got {getattr(self, name)}"
@@ -409,10 +409,10 @@ class TrainConfig:
                     f"{name}: expected one of {', '.join(choices)}, "
                     f"got {getattr(self, name)!r}"
                 )
-        if self.batch_size % self.pieces:
+        if self.batch_size % self.gradient_accumulation_steps:
             raise ValueError(
-                f"pieces: expected a divisor of batch_size = {self.batch_size}, "
-                f"got {self.pieces}"
+                f"gradient_accumulation_steps: expected a divisor of batch_size = {self.batch_size}, "
+                f"got {self.gradient_accumulation_steps}"
             )
         if self.clip == "each" and self.precision == "fp16":
             raise ValueError(
@@ -420,16 +420,16 @@ class TrainConfig:
                 "gradients have no length before the whole batch is done"
             )
 
-    def network(self, picture_channels: int) -> UNet:
+    def network(self, in_channels: int) -> UNet:
         """Return a fresh network for pictures with so many channels."""
         return UNet(
-            picture_channels=picture_channels,
+            in_channels=in_channels,
             channels=self.channels,
-            multipliers=self.multipliers,
-            blocks=self.blocks,
-            attention=self.attention,
+            channel_mult=self.channel_mult,
+            num_res_blocks=self.num_res_blocks,
+            attention_levels=self.attention_levels,
             dropout=self.dropout,
-            groups=self.groups,
+            norm_num_groups=self.norm_num_groups,
         )
 
     def noise_schedule(self) -> Schedule:
@@ -442,8 +442,8 @@ class TrainConfig:
     def from_json(cls, text: str) -> Self:
         """Return the configuration that `json.dumps(asdict(config))` has written.
 
-        What an older version did not know yet has its default, which stands for what
-        that version did.
+        What an older version called otherwise, it has under today's name; what that
+        version did not know yet has its default, which stands for what it did.
 
         Raises:
             ValueError: if the text is something else, or has an option that this
@@ -455,6 +455,7 @@ class TrainConfig:
             values = None
         if not isinstance(values, dict):
             raise ValueError(f"text: expected a configuration, got {text[:80]!r}")
+        values = {_OLD_NAMES.get(name, name): value for name, value in values.items()}
         unknown = sorted(values.keys() - {f.name for f in fields(cls)})
         if unknown:
             raise ValueError(
@@ -481,12 +482,23 @@ def _plain(name: str, kind: Any, value: Any) -> Any:
     return make(value)
 
 
+_OLD_NAMES = {
+    "multipliers": "channel_mult",
+    "blocks": "num_res_blocks",
+    "attention": "attention_levels",
+    "groups": "norm_num_groups",
+    "warmup": "warmup_steps",
+    "clip_length": "max_grad_norm",
+    "minutes": "max_minutes",
+    "pieces": "gradient_accumulation_steps",
+}
+
 _SMALLEST = {
     "batch_size": 1,
-    "warmup": 0,
+    "warmup_steps": 0,
     "steps": 0,
-    "minutes": 0,
-    "pieces": 1,
+    "max_minutes": 0,
+    "gradient_accumulation_steps": 1,
     "log_every": 1,
     "save_every": 1,
     "save_minutes": 0,
@@ -502,11 +514,11 @@ _CHOICES = {
 # else decides what it learns.
 _MAY_CHANGE = {
     "steps",
-    "minutes",
+    "max_minutes",
     "learning_rate",
-    "clip_length",
+    "max_grad_norm",
     "precision",
-    "pieces",
+    "gradient_accumulation_steps",
     "channels_last",
     "compile",
     "log_every",
@@ -530,20 +542,6 @@ _MAY_CHANGE = {
 # **The data set lives on the device.** CIFAR-10's 50,000 training pictures take 154 MB as bytes. A batch is then one indexing operation, and no worker processes are needed.
 
 # %%
-@dataclass(frozen=True)
-class Update:
-    """One update: its number, counted from 1, its loss, learning rate, and gradient.
-
-    The loss (of this process's share) and the gradient's length before clipping are
-    tensors () on the device. Reading them out makes the computer wait.
-    """
-
-    step: int
-    loss: Tensor
-    learning_rate: float
-    gradient_length: Tensor
-
-
 class Trainer:
     """Algorithm 1 with everything that a long run needs; `step` does one update.
 
@@ -552,7 +550,7 @@ class Trainer:
 
     Args:
         config: how to train.
-        pictures: (N, C, H, W) uint8, or floating-point in [-1, 1].
+        images: (N, C, H, W) uint8, or floating-point in [-1, 1].
 
     Attributes:
         steps: how many updates have been done.
@@ -569,7 +567,7 @@ class Trainer:
     Paper: Algorithm 1, appendix B.
     """
 
-    def __init__(self, config: TrainConfig, pictures: Tensor) -> None:
+    def __init__(self, config: TrainConfig, images: Tensor) -> None:
         with warnings.catch_warnings():
             # In a notebook without ipywidgets it complains about a bar nobody asked for.
             warnings.simplefilter("ignore")
@@ -581,11 +579,11 @@ class Trainer:
         self.accelerator = Accelerator(mixed_precision="no", cpu=_runs.no_accelerator())
         self.device = self.accelerator.device
         _runs.check_launch(self.accelerator, config.precision)
-        _check_pictures(pictures, config, self.accelerator.num_processes)
-        self.fingerprint = _fingerprint(pictures)
-        if pictures.is_floating_point():
-            pictures = pictures.float()
-        self.pictures = pictures.to(self.device)
+        _check_images(images, config, self.accelerator.num_processes)
+        self.fingerprint = _fingerprint(images)
+        if images.is_floating_point():
+            images = images.float()
+        self.images = images.to(self.device)
         self.noise_schedule = config.noise_schedule().to(self.device)
         left = float(self.noise_schedule.alpha_bar[-1])
         if left > 0.001 and self.accelerator.is_main_process:
@@ -605,7 +603,7 @@ class Trainer:
 
         self._chance = _seeded(config.seed, self.device)
         with self._own_chance():
-            self.model = config.network(pictures.shape[1]).to(self.device)
+            self.model = config.network(images.shape[1]).to(self.device)
         self._layout = torch.contiguous_format
         if config.channels_last:
             self._layout = torch.channels_last
@@ -630,19 +628,19 @@ class Trainer:
         rank = self.accelerator.process_index
         self._chance = _seeded(config.seed + 1 + rank, self.device)
 
-    def step(self) -> Update:
+    def step(self) -> TrainStep:
         """Do one update and return its record."""
         config = self.config
-        rate = learning_rate(self.steps, config.learning_rate, config.warmup)
+        rate = learning_rate(self.steps, config.learning_rate, config.warmup_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with self._own_chance():
-            loss, length = self._gradient()
+            loss, norm = self._gradient()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.ema.update(self.model)
         self.steps += 1
-        return Update(self.steps, loss, rate, length)
+        return TrainStep(self.steps, loss, rate, norm)
 
     @contextmanager
     def _own_chance(self) -> Iterator[None]:
@@ -663,7 +661,7 @@ class Trainer:
         size, source = self.config.batch_size, self._generator
         if self._next + size > len(self._order):
             self._order = torch.randperm(
-                len(self.pictures), generator=source, device=self.device
+                len(self.images), generator=source, device=self.device
             )
             self._next = 0
         chosen = self._order[self._next : self._next + size]
@@ -673,11 +671,11 @@ class Trainer:
             1, self.config.T + 1, (size,), generator=source, device=self.device
         )
         noise = torch.randn(
-            (size, *self.pictures.shape[1:]), generator=source, device=self.device
+            (size, *self.images.shape[1:]), generator=source, device=self.device
         )
         share = size // self.accelerator.num_processes
         mine = slice(share * self.accelerator.process_index, None)
-        x_0 = as_floats(self.pictures[chosen[mine][:share]])
+        x_0 = to_float(self.images[chosen[mine][:share]])
         if self.config.flip:
             x_0 = torch.where(flip[mine][:share, None, None, None], x_0.flip(-1), x_0)
         return x_0, t[mine][:share], noise[mine][:share]
@@ -686,13 +684,20 @@ class Trainer:
         """Leave the batch's clipped gradient in the weights; return loss and length."""
         config = self.config
         self.optimizer.zero_grad(set_to_none=True)
-        pieces = list(zip(*(part.chunk(config.pieces) for part in self._draw())))
+        pieces = list(
+            zip(
+                *(
+                    part.chunk(config.gradient_accumulation_steps)
+                    for part in self._draw()
+                )
+            )
+        )
         if config.clip == "each":
             return self._mean_of_clipped(pieces)
         losses = [self._backward(piece, last=piece is pieces[-1]) for piece in pieces]
         self.scaler.unscale_(self.optimizer)
-        longest = config.clip_length if config.clip == "mean" else float("inf")
-        return torch.stack(losses).mean(), clip_gradients(self._weights, longest)
+        max_norm = config.max_grad_norm if config.clip == "mean" else float("inf")
+        return torch.stack(losses).mean(), clip_gradients(self._weights, max_norm)
 
     def _mean_of_clipped(
         self, pieces: list[tuple[Tensor, ...]]
@@ -702,7 +707,7 @@ class Trainer:
         total = [torch.zeros_like(weight) for weight in self._weights]
         for piece in pieces:
             losses.append(self._backward(piece, last=False))
-            lengths.append(clip_gradients(self._weights, self.config.clip_length))
+            lengths.append(clip_gradients(self._weights, self.config.max_grad_norm))
             for part, weight in zip(total, self._weights):
                 if weight.grad is not None:
                     part += weight.grad
@@ -715,7 +720,11 @@ class Trainer:
         """Add one piece's gradient; with the last, average it over processes."""
         x_0, t, noise = piece
         # "each" takes the mean over pieces itself, after clipping.
-        share = 1 if self.config.clip == "each" else 1 / self.config.pieces
+        share = (
+            1
+            if self.config.clip == "each"
+            else 1 / self.config.gradient_accumulation_steps
+        )
         alone: AbstractContextManager[Any] = (
             nullcontext() if last else self.accelerator.no_sync(self._network)
         )
@@ -747,7 +756,7 @@ class Trainer:
         """
         part = -(-count // self.accelerator.num_processes)
         first = part * self.accelerator.process_index
-        shape = self.pictures.shape[1:]
+        shape = self.images.shape[1:]
         with self._autocast():
             drawn = sample(
                 self.ema.model,
@@ -760,7 +769,7 @@ class Trainer:
         together: Tensor = self.accelerator.gather(drawn)
         return together[:count].cpu()
 
-    def read(self, updates: list[Update]) -> dict[str, Any]:
+    def read(self, updates: list[TrainStep]) -> dict[str, Any]:
         """Return the mean of some updates as plain numbers; all processes must call it.
 
         Raises:
@@ -771,17 +780,21 @@ class Trainer:
         if not finite.all():
             first = updates[int((~finite).nonzero()[0])].step
             raise FloatingPointError(
-                f"pictures, config: expected a finite loss, got {losses[~finite][0]} at "
+                f"images, config: expected a finite loss, got {losses[~finite][0]} at "
                 f"step {first}. Nothing was saved since. Go on with a lower "
-                "learning_rate or clip_length, and with bf16 or float32 instead of fp16"
+                "learning_rate or max_grad_norm, and with bf16 or float32 instead of fp16"
             )
-        length = float(torch.stack([u.gradient_length for u in updates]).mean())
+        length = float(
+            torch.stack(
+                [u.grad_norm for u in updates if u.grad_norm is not None]
+            ).mean()
+        )
         return {
             "step": self.steps,
             "loss": float(losses.mean()),
             "learning_rate": updates[-1].learning_rate,
             # A step that fp16 skipped has no length; JSON has no infinity.
-            "gradient_length": length if math.isfinite(length) else None,
+            "grad_norm": length if math.isfinite(length) else None,
         }
 
     def highest(self, *numbers: int) -> list[int]:
@@ -870,56 +883,54 @@ def _seeded(seed: int, device: torch.device) -> dict[str, Tensor]:
     return state
 
 
-def as_floats(pictures: Tensor) -> Tensor:
+def to_float(images: Tensor) -> Tensor:
     """Return uint8 pictures as float32 in [-1, 1]; floating-point ones as they are.
 
     Raises:
         TypeError: if the pictures are no tensor, or neither uint8 nor floating-point.
     """
-    _check_type(pictures)
-    return pictures / 127.5 - 1 if pictures.dtype == torch.uint8 else pictures
+    _check_type(images)
+    return images / 127.5 - 1 if images.dtype == torch.uint8 else images
 
 
-def _fingerprint(pictures: Tensor) -> str:
-    content = pictures.cpu().contiguous().view(torch.uint8).numpy()
+def _fingerprint(images: Tensor) -> str:
+    content = images.cpu().contiguous().view(torch.uint8).numpy()
     digest = hashlib.sha256(content.data).hexdigest()
-    return f"{pictures.dtype} {tuple(pictures.shape)} {digest}"
+    return f"{images.dtype} {tuple(images.shape)} {digest}"
 
 
-def _check_type(pictures: Tensor) -> None:
-    if not isinstance(pictures, Tensor):
+def _check_type(images: Tensor) -> None:
+    if not isinstance(images, Tensor):
         raise TypeError(
-            "pictures: expected a tensor (N, C, H, W), uint8 or floating-point (a "
-            f"folder's: load_folder; numpy's: torch.from_numpy), got {type(pictures)}"
+            "images: expected a tensor (N, C, H, W), uint8 or floating-point (a "
+            f"folder's: load_folder; numpy's: torch.from_numpy), got {type(images)}"
         )
-    if pictures.dtype != torch.uint8 and not pictures.is_floating_point():
-        raise TypeError(
-            f"pictures: expected uint8 or floating-point, got {pictures.dtype}"
-        )
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise TypeError(f"images: expected uint8 or floating-point, got {images.dtype}")
 
 
-def _check_pictures(pictures: Tensor, config: TrainConfig, processes: int) -> None:
-    _check_type(pictures)
-    if pictures.dim() != 4:
+def _check_images(images: Tensor, config: TrainConfig, processes: int) -> None:
+    _check_type(images)
+    if images.dim() != 4:
         raise ValueError(
-            f"pictures: expected (N, C, H, W), got shape {tuple(pictures.shape)}"
+            f"images: expected (N, C, H, W), got shape {tuple(images.shape)}"
         )
-    if len(pictures) < config.batch_size:
+    if len(images) < config.batch_size:
         raise ValueError(
-            f"pictures: expected at least a batch of {config.batch_size}, "
-            f"got {len(pictures)}"
+            f"images: expected at least a batch of {config.batch_size}, "
+            f"got {len(images)}"
         )
-    if config.batch_size % (processes * config.pieces):
+    if config.batch_size % (processes * config.gradient_accumulation_steps):
         raise ValueError(
             f"batch_size: expected a multiple of {processes} processes x "
-            f"{config.pieces} pieces, got {config.batch_size}"
+            f"{config.gradient_accumulation_steps} pieces, got {config.batch_size}"
         )
     # Written so that NaN fails too: every comparison with NaN is false.
-    if pictures.is_floating_point():
-        outside = ~(pictures.abs() <= 1).flatten(1).all(dim=1)
+    if images.is_floating_point():
+        outside = ~(images.abs() <= 1).flatten(1).all(dim=1)
         if outside.any():
             raise ValueError(
-                "pictures: expected numbers in [-1, 1], got others in "
+                "images: expected numbers in [-1, 1], got others in "
                 f"{int(outside.sum())} pictures, the first is number "
                 f"{int(outside.nonzero()[0])}"
             )
@@ -935,17 +946,17 @@ def _check_pictures(pictures: Tensor, config: TrainConfig, processes: int) -> No
 # images = torch.tensor(load_digits().images / 8 - 1, dtype=torch.float32)[:, None]
 # small = {
 #     "channels": 16,
-#     "multipliers": (1, 2),
-#     "blocks": 1,
-#     "attention": (False, True),
-#     "groups": 8,
+#     "channel_mult": (1, 2),
+#     "num_res_blocks": 1,
+#     "attention_levels": (False, True),
+#     "norm_num_groups": 8,
 #     "dropout": 0.0,
 #     "schedule": "cosine",
 #     "T": 500,
 #     "flip": False,
 #     "batch_size": 32,
 #     "learning_rate": 2e-3,
-#     "warmup": 20,
+#     "warmup_steps": 20,
 #     "ema_decay": 0.99,
 # }
 #
@@ -960,12 +971,14 @@ def _check_pictures(pictures: Tensor, config: TrainConfig, processes: int) -> No
 # print("length of the first gradient above 1:", bool(whole.norm() > 1))
 # print(
 #     "in pieces the same:",
-#     torch.allclose(whole, first_gradient(clip="none", pieces=4), atol=1e-4),
+#     torch.allclose(
+#         whole, first_gradient(clip="none", gradient_accumulation_steps=4), atol=1e-4
+#     ),
 # )
 # print(f"clip the mean: {first_gradient().norm():.3f}")
 # print(
 #     "clip each piece: at most 1:",
-#     bool(first_gradient(clip="each", pieces=4).norm() < 1.0001),
+#     bool(first_gradient(clip="each", gradient_accumulation_steps=4).norm() < 1.0001),
 # )
 
 # %% [markdown]
@@ -1091,8 +1104,8 @@ def load_checkpoint(path: Path | str, trainer: Trainer) -> None:
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         version, config = saved["format"], saved["config"]
-        pictures, state = saved["pictures"], saved["state"]
-        clipped = config["pieces"] * len(state["dropout"])
+        images, state = saved["pictures"], saved["state"]
+        processes = len(state["dropout"])
     except Exception as error:  # torch raises many kinds; all mean the same here
         raise ValueError(
             f"path: expected a checkpoint of ddpm_nb, got {path}: something else"
@@ -1109,6 +1122,7 @@ def load_checkpoint(path: Path | str, trainer: Trainer) -> None:
         raise ValueError(
             f"path: {path} holds another configuration: {error}"
         ) from error
+    clipped = config["gradient_accumulation_steps"] * processes
     mine = asdict(trainer.config)
     for name, value in config.items():
         if name not in _MAY_CHANGE and mine[name] != value:
@@ -1116,15 +1130,17 @@ def load_checkpoint(path: Path | str, trainer: Trainer) -> None:
                 f"{name}: expected {value!r}, with which {path} was trained, "
                 f"got {mine[name]!r}"
             )
-    pieces = trainer.config.pieces * trainer.accelerator.num_processes
+    pieces = (
+        trainer.config.gradient_accumulation_steps * trainer.accelerator.num_processes
+    )
     if trainer.config.clip == "each" and pieces != clipped:
         raise ValueError(
-            f"pieces: expected {clipped} over all processes, with which {path} was "
+            f"gradient_accumulation_steps: expected {clipped} over all processes, with which {path} was "
             f"trained (each is clipped by itself), got {pieces}"
         )
-    if pictures != trainer.fingerprint:
+    if images != trainer.fingerprint:
         raise ValueError(
-            f"pictures: expected those with which {path} was trained, got others (a "
+            f"images: expected those with which {path} was trained, got others (a "
             "folder is also read otherwise by another version of Pillow)"
         )
     trainer.load_state_dict(state)
@@ -1260,7 +1276,7 @@ def load_network(path: Path | str) -> tuple[UNet, Schedule, dict[str, str]]:
 # %%
 def fit(
     config: TrainConfig,
-    pictures: Tensor,
+    images: Tensor,
     folder: Path | str,
     *,
     notes: dict[str, str] | None = None,
@@ -1280,7 +1296,7 @@ def fit(
 
     Args:
         config: how to train.
-        pictures: (N, C, H, W) uint8, or floating-point in [-1, 1].
+        images: (N, C, H, W) uint8, or floating-point in [-1, 1].
         folder: where results go. A checkpoint there is taken up.
         notes: what should be known about the network later, such as the data's name.
         progress: show a bar.
@@ -1296,7 +1312,7 @@ def fit(
         ValueError: if the checkpoint is damaged, or belongs to another run; if another
             run is at work in the folder; if the launcher asks for what is not done.
     """
-    start, trainer = time.monotonic(), Trainer(config, pictures)
+    start, trainer = time.monotonic(), Trainer(config, images)
     writes = trainer.accelerator.is_main_process
     with _claimed(Path(folder)) if writes else nullcontext():
         _run(trainer, Path(folder), start, notes or {}, progress)
@@ -1326,7 +1342,7 @@ def _run(
             f"checkpoint of step {-least}, others of step {most}"
         )
     log = _Log(folder, config, trainer.steps) if accelerator.is_main_process else None
-    levels = _levels(trainer.pictures) if log is not None else {}
+    levels = _levels(trainer.images) if log is not None else {}
 
     def keep(minutes: float) -> None:
         about = {
@@ -1336,7 +1352,7 @@ def _run(
             **levels,
             **notes,
         }
-        height, width = trainer.pictures.shape[-2:]
+        height, width = trainer.images.shape[-2:]
         save_network(
             folder / "network.safetensors",
             trainer.ema.model,
@@ -1350,7 +1366,7 @@ def _run(
         keep(log.minutes)  # the last session may have been killed after its checkpoint
     limit, patience = (
         math.inf if given is None else given
-        for given in (config.minutes, config.save_minutes)
+        for given in (config.max_minutes, config.save_minutes)
     )
     bar = tqdm(
         total=config.steps,
@@ -1358,7 +1374,7 @@ def _run(
         disable=None if log is not None and progress else True,  # None: in terminals
         unit="step",
     )
-    recent: list[Update] = []
+    recent: list[TrainStep] = []
     over, due, saved = limit <= 0, False, (time.monotonic() - start) / 60
     with _runs.StopSignals(alone=accelerator.num_processes == 1) as stop:
         with bar:
@@ -1404,12 +1420,12 @@ def _run(
         accelerator.wait_for_everyone()  # a process that ends takes others with it
 
 
-def _levels(pictures: Tensor) -> dict[str, str]:
+def _levels(images: Tensor) -> dict[str, str]:
     """Return, as a note, how many grey levels the pictures have, where that is plain."""
-    if pictures.dtype == torch.uint8:
+    if images.dtype == torch.uint8:
         return {"levels": "256"}
-    steps = len(pictures.flatten()[:1_000_000].unique()) - 1
-    places = (pictures + 1) * steps / 2  # whole numbers, if the levels are even
+    steps = len(images.flatten()[:1_000_000].unique()) - 1
+    places = (images + 1) * steps / 2  # whole numbers, if the levels are even
     even = 1 <= steps < 256 and bool(((places - places.round()).abs() < 1e-3).all())
     return {"levels": str(steps + 1)} if even else {}
 
@@ -1455,7 +1471,7 @@ class _Log:
                 "checkpoint is whole",
             ) from error
         if self.writer is not None:
-            for name in ("loss", "learning_rate", "gradient_length"):
+            for name in ("loss", "learning_rate", "grad_norm"):
                 if values[name] is not None:
                     self.writer.add_scalar(name, values[name], values["step"])
             self.writer.flush()
@@ -1464,11 +1480,11 @@ class _Log:
         if self.writer is not None:
             self.writer.close()
 
-    def sheet(self, step: int, pictures: Tensor) -> None:
+    def sheet(self, step: int, images: Tensor) -> None:
         (self.folder / "samples").mkdir(exist_ok=True)
-        save_sheet(self.folder / "samples" / f"{step:08}.png", pictures)
+        save_image_grid(self.folder / "samples" / f"{step:08}.png", images)
         if self.writer is not None:
-            self.writer.add_images("samples", (pictures.clamp(-1, 1) + 1) / 2, step)
+            self.writer.add_images("samples", (images.clamp(-1, 1) + 1) / 2, step)
 
 
 def _hardware(device: torch.device, processes: int) -> str:
@@ -1508,12 +1524,12 @@ def _step_of(line: str) -> float:
         return float("inf")
 
 
-def save_sheet(path: Path | str, pictures: Tensor) -> None:
+def save_image_grid(path: Path | str, images: Tensor) -> None:
     """Write pictures as one PNG, side by side in rows, as square as they go.
 
     Args:
         path: the file.
-        pictures: (N, C, H, W) uint8, or floating-point in [-1, 1], grey (C = 1) or
+        images: (N, C, H, W) uint8, or floating-point in [-1, 1], grey (C = 1) or
             colour (C = 3); what lies outside is clipped.
 
     Raises:
@@ -1523,15 +1539,15 @@ def save_sheet(path: Path | str, pictures: Tensor) -> None:
     """
     from PIL import Image
 
-    pictures = as_floats(pictures)
-    if pictures.dim() != 4 or pictures.shape[1] not in (1, 3) or not len(pictures):
+    images = to_float(images)
+    if images.dim() != 4 or images.shape[1] not in (1, 3) or not len(images):
         raise ValueError(
-            "pictures: expected (N, 1 or 3, H, W) with N >= 1, "
-            f"got shape {tuple(pictures.shape)}"
+            "images: expected (N, 1 or 3, H, W) with N >= 1, "
+            f"got shape {tuple(images.shape)}"
         )
-    columns = math.isqrt(len(pictures) - 1) + 1
-    rows = -(-len(pictures) // columns)
-    levels = ((pictures.float().cpu().clamp(-1, 1) + 1) * 127.5).round().byte()
+    columns = math.isqrt(len(images) - 1) + 1
+    rows = -(-len(images) // columns)
+    levels = ((images.float().cpu().clamp(-1, 1) + 1) * 127.5).round().byte()
     empty = levels.new_zeros(rows * columns - len(levels), *levels.shape[1:])
     sheet = rearrange(
         torch.cat([levels, empty]), "(r c) n h w -> (r h) (c w) n", r=rows
@@ -1641,7 +1657,7 @@ def load_folder(
     paths = [path for path in _files(folder) if path.suffix.lower() in _PICTURES]
     if not paths:
         raise ValueError(f"folder: expected pictures in {folder}, got none")
-    pictures, bad = [], []
+    images, bad = [], []
     for path in sorted(paths):
         try:
             with Image.open(path) as file:
@@ -1661,14 +1677,14 @@ def load_folder(
         cut = ImageOps.fit(flat, (width, height), Image.Resampling.LANCZOS)
         levels = cut if channels == 3 else cut.convert("L")
         pixels = torch.frombuffer(bytearray(levels.tobytes()), dtype=torch.uint8)
-        pictures.append(pixels.reshape(height, width, channels).permute(2, 0, 1))
+        images.append(pixels.reshape(height, width, channels).permute(2, 0, 1))
     if bad:
         more = f", and {len(bad) - 10} more" if len(bad) > 10 else ""
         raise ValueError(
             f"folder: expected pictures, got {len(bad)} of {len(paths)} files that are "
             f"broken or of a kind that is not read: {', '.join(bad[:10])}{more}"
         )
-    return torch.stack(pictures)
+    return torch.stack(images)
 
 # %% [markdown]
 # Here is such a folder: 300 discs and squares, each of another size, place and colour. A small network learns them for a short while, in bf16.
@@ -1694,7 +1710,7 @@ def load_folder(
 # run = fit(TrainConfig(**choice), own, workshop / "own", progress=False)
 # print(f"{run.steps} steps in {time.perf_counter() - start:.0f} s")
 # drawn = run.sample(8)
-# rows = [as_floats(own[:8]), drawn]
+# rows = [to_float(own[:8]), drawn]
 # figure = fig.picture_rows(rows, ["", ""], [""] * 8, size=0.7)
 # figure.set_facecolor("none")
 # plt.show()
@@ -1783,7 +1799,7 @@ def load_folder(
 
 # %% tags=["active-ipynb", "nbval-ignore-output"]
 # def jump(seed):
-#     trainer = Trainer(TrainConfig(**{**small, "warmup": 0, "seed": seed}), images)
+#     trainer = Trainer(TrainConfig(**{**small, "warmup_steps": 0, "seed": seed}), images)
 #     for _ in range(80):
 #         trainer.step()
 #     state, losses = copy.deepcopy(trainer.state_dict()), []
@@ -1800,7 +1816,7 @@ def load_folder(
 # assert min(jumps) > 0.05
 
 # %% [markdown]
-# **Pictures left in [0, 1].** The noise has mean 0, so the network expects pictures around 0. `as_floats` maps bytes to $[-1,1]$; a floating-point picture outside is refused:
+# **Pictures left in [0, 1].** The noise has mean 0, so the network expects pictures around 0. `to_float` maps bytes to $[-1,1]$; a floating-point picture outside is refused:
 
 # %% tags=["active-ipynb"]
 # try:

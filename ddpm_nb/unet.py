@@ -129,22 +129,22 @@ def _start(layer: nn.Conv2d | nn.Linear, gain: float) -> None:
         nn.init.zeros_(layer.bias)
 
 
-def _linear(channels_in: int, channels_out: int, gain: float = 1.0) -> nn.Linear:
-    layer = nn.Linear(channels_in, channels_out)
+def _linear(in_channels: int, out_channels: int, gain: float = 1.0) -> nn.Linear:
+    layer = nn.Linear(in_channels, out_channels)
     _start(layer, gain)
     return layer
 
 
 def _conv(
-    channels_in: int,
-    channels_out: int,
+    in_channels: int,
+    out_channels: int,
     size: int = 3,
     stride: int = 1,
     gain: float = 1.0,
 ) -> nn.Conv2d:
     """Return a convolution that keeps the size; with a stride, `Downsample` pads."""
     padding = size // 2 if stride == 1 else 0
-    layer = nn.Conv2d(channels_in, channels_out, size, stride, padding)
+    layer = nn.Conv2d(in_channels, out_channels, size, stride, padding)
     _start(layer, gain)
     return layer
 
@@ -164,11 +164,11 @@ class Norm(nn.GroupNorm):
 
     Args:
         channels: channels of input and output.
-        groups: how many groups; must divide `channels`.
+        num_groups: how many groups; must divide `channels`.
     """
 
-    def __init__(self, channels: int, groups: int) -> None:
-        super().__init__(groups, channels, eps=1e-6)
+    def __init__(self, channels: int, num_groups: int) -> None:
+        super().__init__(num_groups, channels, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (B, channels, H, W) to the same shape and type."""
@@ -214,36 +214,36 @@ class ResidualBlock(nn.Module):
     """GroupNorm, SiLU, convolution, twice; the time enters between; the input is added.
 
     Args:
-        channels_in: channels of the input.
-        channels_out: channels of the output.
+        in_channels: channels of the input.
+        out_channels: channels of the output.
         time_channels: length of the time vector.
         dropout: share of the numbers that training drops before the second convolution.
-        groups: groups of the normalisation; must divide both numbers of channels.
+        num_groups: groups of the normalisation; must divide both numbers of channels.
     """
 
     def __init__(
         self,
-        channels_in: int,
-        channels_out: int,
+        in_channels: int,
+        out_channels: int,
         time_channels: int,
         dropout: float,
-        groups: int,
+        num_groups: int,
     ) -> None:
         super().__init__()
-        self.norm_1 = Norm(channels_in, groups)
-        self.conv_1 = _conv(channels_in, channels_out)
-        self.time = _linear(time_channels, channels_out)
-        self.norm_2 = Norm(channels_out, groups)
+        self.norm_1 = Norm(in_channels, num_groups)
+        self.conv_1 = _conv(in_channels, out_channels)
+        self.time = _linear(time_channels, out_channels)
+        self.norm_2 = Norm(out_channels, num_groups)
         self.dropout = Dropout(dropout)
-        self.conv_2 = _conv(channels_out, channels_out, gain=ALMOST_ZERO)
+        self.conv_2 = _conv(out_channels, out_channels, gain=ALMOST_ZERO)
         self.shortcut = (
             nn.Identity()
-            if channels_in == channels_out
-            else _conv(channels_in, channels_out, size=1)
+            if in_channels == out_channels
+            else _conv(in_channels, out_channels, size=1)
         )
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """Map x (B, channels_in, H, W) to (B, channels_out, H, W).
+        """Map x (B, in_channels, H, W) to (B, out_channels, H, W).
 
         The time is (B, time_channels), bent by SiLU.
         """
@@ -299,14 +299,14 @@ class Attention(nn.Module):
 
     Args:
         channels: channels of input and output.
-        groups: groups of the normalisation.
+        num_groups: groups of the normalisation.
 
     Equation: def-attention.
     """
 
-    def __init__(self, channels: int, groups: int) -> None:
+    def __init__(self, channels: int, num_groups: int) -> None:
         super().__init__()
-        self.norm = Norm(channels, groups)
+        self.norm = Norm(channels, num_groups)
         self.query, self.key, self.value = (
             _linear(channels, channels) for _ in range(3)
         )
@@ -371,21 +371,23 @@ class Block(nn.Module):
 
     def __init__(
         self,
-        channels_in: int,
-        channels_out: int,
+        in_channels: int,
+        out_channels: int,
         time_channels: int,
         dropout: float,
-        groups: int,
+        num_groups: int,
         attention: bool,
     ) -> None:
         super().__init__()
         self.residual = ResidualBlock(
-            channels_in, channels_out, time_channels, dropout, groups
+            in_channels, out_channels, time_channels, dropout, num_groups
         )
-        self.attention = Attention(channels_out, groups) if attention else nn.Identity()
+        self.attention = (
+            Attention(out_channels, num_groups) if attention else nn.Identity()
+        )
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """Map x (B, channels_in, H, W) to (B, channels_out, H, W).
+        """Map x (B, in_channels, H, W) to (B, out_channels, H, W).
 
         The time is (B, time_channels).
         """
@@ -437,14 +439,14 @@ class UNet(nn.Module):
     """The noise predictor of the DDPM paper: noise = unet(x_t, t).
 
     Args:
-        picture_channels: channels of the pictures: 3 for colour, 1 for grey.
-        channels: channels at full size; a multiple of `groups`, and of 2, at least 4.
-        multipliers: for each level, from full size down, its channels over `channels`.
-        blocks: residual blocks a level on the way down (one more on the way up).
-        attention: for each level, whether its blocks are followed by attention. The
+        in_channels: channels of the pictures: 3 for colour, 1 for grey.
+        channels: channels at full size; a multiple of `norm_num_groups`, and of 2, at least 4.
+        channel_mult: for each level, from full size down, its channels over `channels`.
+        num_res_blocks: residual blocks a level on the way down (one more on the way up).
+        attention_levels: for each level, whether its blocks are followed by attention. The
             middle always has one.
         dropout: share of numbers that training drops in each block.
-        groups: groups of every normalisation.
+        norm_num_groups: groups of every normalisation.
 
     Attributes:
         config: the arguments, as a dictionary: `UNet(**unet.config)` builds the same.
@@ -460,46 +462,54 @@ class UNet(nn.Module):
     def __init__(
         self,
         *,
-        picture_channels: int = 3,
+        in_channels: int = 3,
         channels: int = 128,
-        multipliers: Sequence[int] = (1, 2, 2, 2),
-        blocks: int = 2,
-        attention: Sequence[bool] = (False, True, False, False),
+        channel_mult: Sequence[int] = (1, 2, 2, 2),
+        num_res_blocks: int = 2,
+        attention_levels: Sequence[bool] = (False, True, False, False),
         dropout: float = 0.1,
-        groups: int = 32,
+        norm_num_groups: int = 32,
     ) -> None:
         super().__init__()
-        if len(multipliers) == 0 or len(multipliers) != len(attention):
+        if len(channel_mult) == 0 or len(channel_mult) != len(attention_levels):
             raise ValueError(
-                "multipliers, attention: expected one entry a level in both, got "
-                f"{tuple(multipliers)} and {tuple(attention)}"
+                "channel_mult, attention_levels: expected one entry a level in both, got "
+                f"{tuple(channel_mult)} and {tuple(attention_levels)}"
             )
-        multipliers = tuple(_positive("multipliers", m) for m in multipliers)
-        picture_channels = _positive("picture_channels", picture_channels)
-        blocks, groups = _positive("blocks", blocks), _positive("groups", groups)
+        channel_mult = tuple(_positive("channel_mult", m) for m in channel_mult)
+        in_channels = _positive("in_channels", in_channels)
+        num_res_blocks, norm_num_groups = (
+            _positive("num_res_blocks", num_res_blocks),
+            _positive("norm_num_groups", norm_num_groups),
+        )
         channels = _positive("channels", channels)
-        if channels % groups or channels % 2 or channels < 4:
+        if channels % norm_num_groups or channels % 2 or channels < 4:
             raise ValueError(
-                f"channels: expected an even multiple of groups = {groups}, at least 4, "
+                f"channels: expected an even multiple of norm_num_groups = {norm_num_groups}, at least 4, "
                 f"got {channels}"
             )
         self.config: dict[str, Any] = {
-            "picture_channels": picture_channels,
+            "in_channels": in_channels,
             "channels": channels,
-            "multipliers": multipliers,
-            "blocks": blocks,
-            "attention": tuple(bool(attends) for attends in attention),
+            "channel_mult": channel_mult,
+            "num_res_blocks": num_res_blocks,
+            "attention_levels": tuple(bool(attends) for attends in attention_levels),
             "dropout": float(dropout),
-            "groups": groups,
+            "norm_num_groups": norm_num_groups,
         }
         self.provenance = "new"
-        self.channels, self.picture_channels = channels, picture_channels
-        self.smallest_step = 2 ** (len(multipliers) - 1)
+        self.channels, self.in_channels = channels, in_channels
+        self.smallest_step = 2 ** (len(channel_mult) - 1)
         time_channels = 4 * channels
 
-        def block(channels_in: int, channels_out: int, attention: bool) -> Block:
+        def block(in_channels: int, out_channels: int, attention: bool) -> Block:
             return Block(
-                channels_in, channels_out, time_channels, dropout, groups, attention
+                in_channels,
+                out_channels,
+                time_channels,
+                dropout,
+                norm_num_groups,
+                attention,
             )
 
         self.time = nn.Sequential(
@@ -507,9 +517,11 @@ class UNet(nn.Module):
             nn.SiLU(),
             _linear(time_channels, time_channels),
         )
-        self.stem = _conv(picture_channels, channels)
+        self.stem = _conv(in_channels, channels)
 
-        levels = list(zip((m * channels for m in multipliers), attention, strict=True))
+        levels = list(
+            zip((m * channels for m in channel_mult), attention_levels, strict=True)
+        )
         width, skips = (
             channels,
             [channels],
@@ -517,7 +529,7 @@ class UNet(nn.Module):
         self.down = nn.ModuleList()
         for i, (level_width, attends) in enumerate(levels):
             row = []
-            for _ in range(blocks):
+            for _ in range(num_res_blocks):
                 row.append(block(width, level_width, attends))
                 width = level_width
                 skips.append(width)
@@ -533,13 +545,13 @@ class UNet(nn.Module):
         self.up = nn.ModuleList()
         for i, (level_width, attends) in reversed(list(enumerate(levels))):
             row = []
-            for _ in range(blocks + 1):
+            for _ in range(num_res_blocks + 1):
                 row.append(block(width + skips.pop(), level_width, attends))
                 width = level_width
             self.up.append(UpLevel(row, Upsample(width) if i else None))
 
-        self.norm = Norm(width, groups)
-        self.head = _conv(width, picture_channels, gain=ALMOST_ZERO)
+        self.norm = Norm(width, norm_num_groups)
+        self.head = _conv(width, in_channels, gain=ALMOST_ZERO)
 
     @classmethod
     def from_diffusers(cls, source: str | Path) -> Self:
@@ -596,20 +608,20 @@ class UNet(nn.Module):
     def digits(cls) -> Self:
         """Return a small network for 8x8 grey pictures, for a few minutes on a CPU."""
         return cls(
-            picture_channels=1,
+            in_channels=1,
             channels=32,
-            multipliers=(1, 2),
-            blocks=1,
-            attention=(False, True),
+            channel_mult=(1, 2),
+            num_res_blocks=1,
+            attention_levels=(False, True),
             dropout=0.0,
-            groups=8,
+            norm_num_groups=8,
         )
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Predict the noise in x_t.
 
         Args:
-            x_t: (B, picture_channels, H, W); both sizes divisible by 2 to the number of
+            x_t: (B, in_channels, H, W); both sizes divisible by 2 to the number of
                 halvings.
             t: (B,) int64 times 1 ... T.
 
@@ -637,9 +649,9 @@ class UNet(nn.Module):
         return noise.to(x_t.dtype)
 
     def _check(self, x_t: Tensor, t: Tensor) -> None:
-        if x_t.dim() != 4 or x_t.shape[1] != self.picture_channels:
+        if x_t.dim() != 4 or x_t.shape[1] != self.in_channels:
             raise ValueError(
-                f"x_t: expected (B, {self.picture_channels}, H, W), "
+                f"x_t: expected (B, {self.in_channels}, H, W), "
                 f"got shape {tuple(x_t.shape)}"
             )
         if x_t.shape[2] % self.smallest_step or x_t.shape[3] % self.smallest_step:
@@ -707,9 +719,7 @@ class UNet(nn.Module):
 #         if isinstance(part, Block | Downsample | Upsample) or name in ("stem", "head"):
 #             part.register_forward_hook(note(name))
 #     with torch.device("meta"):
-#         net.to("meta")(
-#             torch.empty(1, net.picture_channels, size, size), torch.tensor([1])
-#         )
+#         net.to("meta")(torch.empty(1, net.in_channels, size, size), torch.tensor([1]))
 #     return seen
 #
 #
@@ -811,7 +821,7 @@ class UNet(nn.Module):
 #     return net.eval()
 #
 #
-# net = redraw(UNet(channels=32, groups=8))
+# net = redraw(UNet(channels=32, norm_num_groups=8))
 # kept = {}
 # watched = {
 #     "two blocks at 32×32": net.down[0].blocks[1],
@@ -980,7 +990,7 @@ class UNet(nn.Module):
 # generator = torch.Generator().manual_seed(2)
 # x_t = torch.randn(8, 3, 32, 32, generator=generator)
 # t = torch.randint(1, 1001, (8,), generator=generator)
-# net = redraw(UNet(channels=32, groups=8))
+# net = redraw(UNet(channels=32, norm_num_groups=8))
 #
 #
 # def change(answer):
@@ -1087,10 +1097,10 @@ class UNet(nn.Module):
 # %% tags=["active-ipynb", "hide-cell"]
 # # Solution 4
 # net = UNet(
-#     picture_channels=1,
+#     in_channels=1,
 #     channels=32,
-#     multipliers=(1, 2, 2),
-#     attention=(False, True, False),
+#     channel_mult=(1, 2, 2),
+#     attention_levels=(False, True, False),
 # )
 # print(tuple(net(torch.zeros(1, 1, 28, 28), torch.tensor([1])).shape))
 # print(tuple(net(torch.zeros(1, 1, 28, 12), torch.tensor([1])).shape))
@@ -1117,7 +1127,7 @@ class UNet(nn.Module):
 #
 # smaller = 0
 # for seed in range(10):
-#     net = redraw(UNet(channels=32, groups=8), seed)
+#     net = redraw(UNet(channels=32, norm_num_groups=8), seed)
 #     x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
 #     smaller += off(net, x, 8) < off(net, x, 1)
 # print(f"moving by 8 changes less than moving by 1 in {smaller} of 10 random networks")

@@ -20,8 +20,9 @@ from accelerate import Accelerator
 from ddpm_nb.training import TrainConfig, fit
 
 CONFIG = {
-    "channels": 8, "multipliers": (1,), "blocks": 1, "attention": (False,), "groups": 4, "dropout": 0.2,
-    "schedule": "cosine", "T": 10, "batch_size": 8, "warmup": 5, "save_every": 2, "log_every": 1,
+    "channels": 8, "channel_mult": (1,), "num_res_blocks": 1, "attention_levels": (False,),
+    "norm_num_groups": 4, "dropout": 0.2,
+    "schedule": "cosine", "T": 10, "batch_size": 8, "warmup_steps": 5, "save_every": 2, "log_every": 1,
 }  # fmt: skip
 
 

@@ -121,14 +121,14 @@ def test_the_archive_is_verified_and_read(
 ) -> None:
     (tmp_path / "cifar-10-binary.tar.gz").write_bytes(archive)
     train = load_cifar10(tmp_path)
-    assert train.pictures.shape == (50_000, 3, 32, 32)
-    assert train.pictures.dtype == torch.uint8
+    assert train.images.shape == (50_000, 3, 32, 32)
+    assert train.images.dtype == torch.uint8
     assert train.labels.shape == (50_000,)
-    assert train.pictures[10_003, :, 31, 0].tolist() == [3, 6, 9]
+    assert train.images[10_003, :, 31, 0].tolist() == [3, 6, 9]
     assert int(train.labels[10_003]) == 3
     assert "verified" in train.source
     test = load_cifar10(tmp_path, train=False)
-    assert test.pictures.shape == (10_000, 3, 32, 32)
+    assert test.images.shape == (10_000, 3, 32, 32)
     assert [p.name for p in tmp_path.iterdir()] == [
         "cifar-10-binary.tar.gz"
     ]  # nothing was unpacked
@@ -158,7 +158,7 @@ def test_a_folder_s_files_are_read_and_said_to_be_unverified(
     for name, content in files.items():
         (tmp_path / FOLDER / name).write_bytes(content)
     data = load_cifar10(tmp_path, download=False)
-    assert data.pictures[7, :, 0, 0].tolist() == [7, 14, 21]
+    assert data.images[7, :, 0, 0].tolist() == [7, 14, 21]
     assert "unverified" in data.source
     (tmp_path / FOLDER / "test_batch.bin").write_bytes(files["test_batch.bin"][:-1])
     with pytest.raises(
@@ -184,7 +184,7 @@ def test_nothing_there_and_no_download(tmp_path: Path) -> None:
 
 
 def test_download_in_one_go(server: Server, tmp_path: Path) -> None:
-    assert len(load_cifar10(tmp_path / "new", train=False).pictures) == 10_000
+    assert len(load_cifar10(tmp_path / "new", train=False).images) == 10_000
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["cifar-10-binary.tar.gz"]
     load_cifar10(tmp_path / "new", train=False)
     assert len(server.asked) == 1  # the second time it was there
@@ -216,7 +216,7 @@ def test_a_download_that_breaks_off_goes_on(
     assert [p.name for p in tmp_path.iterdir()] == ["cifar-10-binary.tar.gz.part"]
     assert (tmp_path / "cifar-10-binary.tar.gz.part").read_bytes() == archive[:1000]
     server.breaks_at, server.knows_ranges = None, knows_ranges
-    assert len(load_cifar10(tmp_path, train=False).pictures) == 10_000
+    assert len(load_cifar10(tmp_path, train=False).images) == 10_000
     assert server.asked == ["bytes=0-", "bytes=1000-"]
     assert [p.name for p in tmp_path.iterdir()] == ["cifar-10-binary.tar.gz"]
 
@@ -225,7 +225,7 @@ def test_a_part_that_is_already_whole_is_used(
     server: Server, archive: bytes, tmp_path: Path
 ) -> None:
     (tmp_path / "cifar-10-binary.tar.gz.part").write_bytes(archive)
-    assert len(load_cifar10(tmp_path, train=False).pictures) == 10_000
+    assert len(load_cifar10(tmp_path, train=False).images) == 10_000
 
 
 def test_a_download_of_something_else_leaves_nothing(
@@ -250,18 +250,18 @@ def test_no_network(
 
 def test_digits_are_those_of_scikit_learn() -> None:
     train, test = load_digits(), load_digits(train=False)
-    assert train.pictures.shape == (1347, 1, 8, 8)
-    assert test.pictures.shape == (450, 1, 8, 8)
-    assert train.pictures.min() == -1
-    assert train.pictures.max() == 1
-    assert len(train.pictures.unique()) == 17
+    assert train.images.shape == (1347, 1, 8, 8)
+    assert test.images.shape == (450, 1, 8, 8)
+    assert train.images.min() == -1
+    assert train.images.max() == 1
+    assert len(train.images.unique()) == 17
     both = train.labels.bincount() + test.labels.bincount()
     assert both.tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
     assert all(torch.equal(a.labels.unique(), torch.arange(10)) for a in (train, test))
     # Every digit of scikit-learn is in one part or the other, as often as it is there.
     from sklearn.datasets import load_digits as all_digits
 
-    images = torch.cat([train.pictures, test.pictures]).flatten(1) * 8 + 8
+    images = torch.cat([train.images, test.images]).flatten(1) * 8 + 8
     expected = torch.tensor(all_digits().data, dtype=torch.float32)
     assert sorted(map(tuple, images.tolist())) == sorted(map(tuple, expected.tolist()))
 
@@ -279,8 +279,12 @@ def test_the_paper_s_configuration() -> None:
     with torch.device("meta"):
         network = config.network(3)
     assert sum(w.numel() for w in network.parameters()) == 35_746_307
-    assert (config.batch_size, config.learning_rate, config.warmup) == (128, 2e-4, 5000)
-    assert (config.steps, config.ema_decay, config.flip, config.clip_length) == (
+    assert (config.batch_size, config.learning_rate, config.warmup_steps) == (
+        128,
+        2e-4,
+        5000,
+    )
+    assert (config.steps, config.ema_decay, config.flip, config.max_grad_norm) == (
         800_000,
         0.9999,
         True,
@@ -322,12 +326,12 @@ def test_rows_columns_and_files_are_in_their_places(spots: Path) -> None:
     data = load_cifar10(spots, download=False)
     for k in range(5):
         for i in (0, 7, 9_999):
-            picture = data.pictures[RECORDS * k + i]
+            picture = data.images[RECORDS * k + i]
             assert picture.nonzero().tolist() == [[0, i % 32, k]]
             assert int(data.labels[RECORDS * k + i]) == i % 10
     assert data.source.endswith("unverified")
     test = load_cifar10(spots, train=False, download=False)
-    assert test.pictures[7].nonzero().tolist() == [[0, 7, 5]]
+    assert test.images[7].nonzero().tolist() == [[0, 7, 5]]
 
 
 def test_five_files_come_in_order(
@@ -345,7 +349,7 @@ def test_five_files_come_in_order(
     monkeypatch.setattr(cifar10, "SHA256", hashlib.sha256(content).hexdigest())
     (tmp_path / "cifar-10-binary.tar.gz").write_bytes(content)
     data = load_cifar10(tmp_path)
-    assert data.pictures[::RECORDS, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
+    assert data.images[::RECORDS, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
     assert data.source == "official archive, SHA-256 verified"
 
 
@@ -407,7 +411,7 @@ def test_other_loaders_expect_the_same_archive() -> None:
 def test_the_real_archive_is_what_is_expected() -> None:
     """Its size, its fingerprint, and the names of the classes as it lists them itself."""
     assert REAL.stat().st_size == cifar10.SIZE
-    assert len(load_cifar10(REAL.parent, train=False).pictures) == 10_000
+    assert len(load_cifar10(REAL.parent, train=False).images) == 10_000
     with tarfile.open(REAL) as tar:
         names = tar.extractfile(f"{FOLDER}/batches.meta.txt")
         assert names is not None
@@ -422,7 +426,7 @@ def test_digits_keep_their_labels_and_the_chapter_s_split() -> None:
         images, labels, test_size=0.25, stratify=labels, random_state=0
     )
     for i, part in enumerate((load_digits(), load_digits(train=False))):
-        assert (part.pictures.flatten(1) * 8 + 8).tolist() == expected[i].tolist()
+        assert (part.images.flatten(1) * 8 + 8).tolist() == expected[i].tolist()
         assert part.labels.tolist() == expected[2 + i].tolist()
 
 

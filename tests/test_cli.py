@@ -23,16 +23,17 @@ from ddpm_nb.evaluation import bits_per_dim
 from ddpm_nb.forward import Schedule
 from ddpm_nb.training import (
     TrainConfig,
-    as_floats,
     load_folder,
     load_network,
     save_network,
+    to_float,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
 
 SMALL = [
-    "--channels=8", "--multipliers=1,2", "--blocks=1", "--attention=no,yes", "--groups=4", "--T=10", "--batch-size=4",
+    "--channels=8", "--channel-mult=1,2", "--num-res-blocks=1", "--attention-levels=no,yes",
+    "--norm-num-groups=4", "--T=10", "--batch-size=4",
     "--no-flip", "--save-every=2", "--log-every=1", "--schedule=cosine",
 ]  # fmt: skip
 
@@ -77,12 +78,12 @@ def test_train_and_go_on(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     ]
     assert log == [1, 2, 3, 4]
     network, schedule, about = load_network(folder / "run" / "network.safetensors")
-    assert network.picture_channels == 3
+    assert network.in_channels == 3
     assert schedule.T == 10
     assert about["pictures"] == "6 pictures of a folder, 8 x 8"
     assert about["steps"] == "4"
     config = TrainConfig.from_json((folder / "run" / "config.json").read_text())
-    assert config.attention == (False, True)
+    assert config.attention_levels == (False, True)
     assert config.flip is False
     assert config.learning_rate == 2e-4  # what was not typed is the paper's
 
@@ -101,8 +102,8 @@ def test_errors_are_one_line_and_status_2(
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--attention", "maybe,no"],
-        ["--multipliers", "1,x"],
+        ["--attention-levels", "maybe,no"],
+        ["--channel-mult", "1,x"],
         ["--clip", "both"],
         ["--steps", "many"],
     ],
@@ -201,7 +202,7 @@ def test_evaluate_prints_and_writes_the_bound(
         "digits",
         "--count",
         "5",
-        "--times",
+        "--num-timesteps",
         "3",
     ]
     assert _cli.main([*judge, "--out", str(tmp_path / "bits.json")]) == 0
@@ -251,7 +252,9 @@ def test_sample_hands_every_flag_on(
     for name in ("sample", "strided_sample", "ddim_sample"):
         monkeypatch.setattr(_cli, name, recorder(name))
     monkeypatch.setattr(_cli, "network", no_network)
-    monkeypatch.setattr(_cli, "save_sheet", lambda path, drawn: sheets.append(drawn))
+    monkeypatch.setattr(
+        _cli, "save_image_grid", lambda path, drawn: sheets.append(drawn)
+    )
     base = ["sample", "--network", "x", "--out", str(tmp_path / "a.png")]
     for more, name, wanted in (
         ("", "sample", {"variance": "large"}),
@@ -311,18 +314,23 @@ def test_evaluate_hands_every_flag_on(
     with pytest.raises(AssertionError):  # another shape than the network's
         evaluate("")
     shades = shades.expand(-1, -1, 8, 8)
-    first, options = evaluate("--times 3 --batch-size 4")
+    first, options = evaluate("--num-timesteps 3 --batch-size 4")
     assert asked[-1] == (tmp_path, False)  # the test set, from that folder
-    wanted = {"times": 3, "variance": "large", "decoder": "exact", "levels": 256}
+    wanted = {
+        "num_timesteps": 3,
+        "variance": "large",
+        "decoder": "exact",
+        "levels": 256,
+    }
     wanted |= {"batch_size": 4, "clip": True}
     assert wanted.items() <= options.items()
-    _, options = evaluate("--times 0 --variance small --decoder tanh")
-    wanted = {"times": None, "variance": "small", "decoder": "tanh"}
+    _, options = evaluate("--num-timesteps 0 --variance small --decoder tanh")
+    wanted = {"num_timesteps": None, "variance": "small", "decoder": "tanh"}
     assert wanted.items() <= options.items()
     assert first.flatten().tolist() != sorted(first.flatten().tolist())  # at random
-    assert torch.equal(evaluate("--times 3")[0], first)
+    assert torch.equal(evaluate("--num-timesteps 3")[0], first)
     for seed in (5, 0):
-        other, options = evaluate(f"--times 3 --seed {seed}")
+        other, options = evaluate(f"--num-timesteps 3 --seed {seed}")
         source = options["generator"]
         assert (source.seed, source.shape, source.first) == (seed, (1, 8, 8), 0)
         assert torch.equal(other, first) == (seed == 0)
@@ -348,8 +356,8 @@ def test_pictures_are_cut_to_an_oblong_shape(tmp_path: Path) -> None:
 def test_a_folder_s_pictures_are_read_in_colour_or_grey(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8), (200, 10, 10)).save(tmp_path / "a.png")
     for channels in (1, 3):
-        data = _cli.pictures(str(tmp_path), tmp_path, (8, 8), channels, train=True)
-        assert data.pictures.shape == (1, channels, 8, 8)
+        data = _cli.images(str(tmp_path), tmp_path, (8, 8), channels, train=True)
+        assert data.images.shape == (1, channels, 8, 8)
 
 
 def test_a_network_of_nan_is_no_result(
@@ -365,7 +373,15 @@ def test_a_network_of_nan_is_no_result(
     out = folder / "sheet.png"
     given = ["--network", str(path), "--out"]
     assert _cli.main(["sample", *given, str(out), "--count", "2"]) == 2
-    base = ["evaluate", "--data", str(folder / "mine"), "--size", "8", "--times", "2"]
+    base = [
+        "evaluate",
+        "--data",
+        str(folder / "mine"),
+        "--size",
+        "8",
+        "--num-timesteps",
+        "2",
+    ]
     assert _cli.main([*base, *given, str(folder / "bits.json")]) == 2
     assert capsys.readouterr().err.count("gives NaN or infinity") == 2
     assert not out.exists() and not (folder / "bits.json").exists()
@@ -379,7 +395,15 @@ def test_results_never_replace_the_network(
     before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
     (folder / "dir.png").mkdir()
     sample = ["sample", "--network", str(run), "--count", "2", "--out"]
-    base = ["evaluate", "--data", str(folder / "mine"), "--size", "8", "--times", "2"]
+    base = [
+        "evaluate",
+        "--data",
+        str(folder / "mine"),
+        "--size",
+        "8",
+        "--num-timesteps",
+        "2",
+    ]
     evaluate = [*base, "--network", str(run), "--out"]
     for command in (
         [*sample, str(run / "config.png")],  # beside it, .json would be the run's own
@@ -430,7 +454,10 @@ def evaluate(folder: Path, *more: str) -> dict[str, Any]:
     """The result of `evaluate` on the folder's pictures; nothing typed that the network knows."""
     out = folder / "bits.json"
     given = ["--network", str(folder / "run"), "--data", str(folder / "mine")]
-    assert _cli.main(["evaluate", *given, "--out", str(out), "--times=3", *more]) == 0
+    assert (
+        _cli.main(["evaluate", *given, "--out", str(out), "--num-timesteps=3", *more])
+        == 0
+    )
     result: dict[str, Any] = json.loads(out.read_text())
     return result
 
@@ -469,10 +496,10 @@ def test_a_folder_is_measured_at_the_trained_size(folder: Path) -> None:
     result = evaluate(folder)
     assert result["pictures"] == "6 of 6 pictures of a folder, 16 x 16"
     net, schedule, _ = load_network(folder / "run" / "network.safetensors")
-    x_0 = as_floats(load_folder(folder / "mine", size=16))
+    x_0 = to_float(load_folder(folder / "mine", size=16))
     order = torch.randperm(6, generator=torch.Generator().manual_seed(0))
     source = CounterNoise(0, (3, 16, 16))
-    bits = bits_per_dim(net, x_0[order], schedule, times=3, generator=source)
+    bits = bits_per_dim(net, x_0[order], schedule, num_timesteps=3, generator=source)
     assert result["bits_per_dim"] == pytest.approx(bits.mean, rel=1e-5)
 
 
@@ -568,7 +595,7 @@ def test_two_processes_train_and_draw_what_one_does(folder: Path) -> None:
         run = str(folder / f"{processes}")
         said = launched(
             processes, "train", "--data", mine, "--out", run, *SMALL, "--size=8",
-            "--steps=3", "--dropout=0", "--warmup=0", "--device=cpu",
+            "--steps=3", "--dropout=0", "--warmup-steps=0", "--device=cpu",
         )  # fmt: skip
         assert f"3 steps done on {processes} x cpu" in said
         net, _, notes = load_network(Path(run) / "network.safetensors")

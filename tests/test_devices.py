@@ -27,8 +27,10 @@ from ddpm_nb import _cli
 KINDS = ("cuda", "mps")
 SHAPE = (3, 1, 8, 8)
 SMALL = {
-    "channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": (False, True), "groups": 4, "dropout": 0.2,
-    "schedule": "cosine", "T": 6, "batch_size": 4, "warmup": 2, "log_every": 1, "save_every": 2, "sample_every": 2,
+    "channels": 8, "channel_mult": (1, 2), "num_res_blocks": 1, "attention_levels": (False, True),
+    "norm_num_groups": 4, "dropout": 0.2,
+    "schedule": "cosine", "T": 6, "batch_size": 4, "warmup_steps": 2, "log_every": 1, "save_every": 2,
+    "sample_every": 2,
     "samples": 2,
 }  # fmt: skip
 
@@ -147,7 +149,7 @@ class On:
 
     def sheet(self) -> int:
         with tempfile.TemporaryDirectory() as folder:
-            ddpm.save_sheet(Path(folder) / "sheet.png", self.levels)
+            ddpm.save_image_grid(Path(folder) / "sheet.png", self.levels)
             return (Path(folder) / "sheet.png").stat().st_size
 
     def saved(self) -> list[Tensor]:
@@ -168,8 +170,8 @@ CASES: dict[str, Callable[[On], Any]] = {
     "LinearGaussianVAE": On.vae,
     "elbo": lambda on: ddpm.elbo(on.points[:, 0], on.points, on.more),
     "Schedule": lambda on: on.schedule.log_snr[1:],
-    "per_picture": lambda on: [
-        ddpm.per_picture(beta, on.x) for beta in (on.schedule.beta[on.t], torch.ones(3), torch.ones(()).double())
+    "per_image": lambda on: [
+        ddpm.per_image(beta, on.x) for beta in (on.schedule.beta[on.t], torch.ones(3), torch.ones(()).double())
     ],
     "q_sample": lambda on: ddpm.q_sample(on.x, on.t, on.noise, on.schedule),
     "q_step": lambda on: ddpm.q_step(on.x, on.t, on.noise, on.schedule),
@@ -194,8 +196,8 @@ CASES: dict[str, Callable[[On], Any]] = {
     "UNet": lambda on: on.model(on.x, on.t),
     "time_embedding": lambda on: ddpm.time_embedding(on.t, 8),
     "EMA": On.averaged,
-    "as_floats": lambda on: ddpm.as_floats(on.put(torch.arange(256).byte())),
-    "save_sheet": On.sheet,
+    "to_float": lambda on: ddpm.to_float(on.put(torch.arange(256).byte())),
+    "save_image_grid": On.sheet,
     "save_network": On.saved,
     "ddim_encode": lambda on: ddpm.ddim_encode(on.model, on.x, on.schedule, 3),
     "ddim_mean": lambda on: ddpm.ddim_mean(on.x, on.noise, 5, 3, on.schedule, ddpm.ddim_sigma(5, 3, on.schedule, 1.0)),
@@ -205,7 +207,7 @@ CASES: dict[str, Callable[[On], Any]] = {
     "strided_sample": lambda on: ddpm.strided_sample(on.model, SHAPE, on.schedule, 3, generator=on.generator()),
     "strided_sample_steps": lambda on: on.walk(ddpm.strided_sample_steps, SHAPE, on.schedule, 3),
     "bits_per_dim": lambda on: [on.bits(decoder=decoder).total for decoder in ("exact", "tanh", "continuous")],
-    "BitsPerDim": lambda on: [on.bits(times=2).mean, *on.bits(times=2).interval],
+    "BitsPerDim": lambda on: [on.bits(num_timesteps=2).mean, *on.bits(num_timesteps=2).interval],
     "collect_features": lambda on: ddpm.collect_features(nn.Flatten(), [on.x], n=2),
     "denoise": lambda on: ddpm.denoise(on.model, on.x, 3, on.schedule, generator=on.generator()),
     "denoise_steps": lambda on: on.walk(ddpm.denoise_steps, on.x, 3, on.schedule),
@@ -221,7 +223,7 @@ CASES: dict[str, Callable[[On], Any]] = {
 ELSEWHERE = {
     "ChainBound", "ddim_sigma", "train_steps", "clip_gradients", "load_network", "RateDistortion",
     "Trainer", "TrainConfig", "fit", "save_checkpoint", "load_checkpoint",
-    "Step", "TrainStep", "Update",  # records
+    "Step", "TrainStep",  # records
     "learning_rate", "timesteps", "inception",  # numbers; a network of others, which is told its device
     "Labelled", "cifar10_config", "digits_config", "load_cifar10", "load_digits", "load_folder",  # files, to the CPU
 }  # fmt: skip
@@ -272,7 +274,7 @@ LOOPS: dict[str, Callable[[On, int], Any]] = {
     "DDIM": lambda on, n: ddpm.ddim_sample(on.model, SHAPE, on.schedule, n, eta=0.5),
     "DDIM, upwards": lambda on, n: ddpm.ddim_encode(on.model, on.x, on.schedule, n),
     "the rest of the way": lambda on, n: ddpm.denoise(on.model, on.x, n, on.schedule),
-    "the bound": lambda on, n: on.bits(times=n),
+    "the bound": lambda on, n: on.bits(num_timesteps=n),
 }
 
 
@@ -373,7 +375,7 @@ def test_a_run_on_a_device_stops_and_goes_on(
     assert all(
         map(
             accelerator.holds,
-            [*whole.model.parameters(), *whole.ema.model.parameters(), whole.pictures],
+            [*whole.model.parameters(), *whole.ema.model.parameters(), whole.images],
         )
     )
     ddpm.fit(
@@ -402,8 +404,8 @@ def test_no_update_waits_for_the_device(accelerator: Pretended) -> None:
 @pytest.mark.parametrize(
     "choice",
     [
-        {"clip": "each", "pieces": 2},
-        {"clip": "none", "pieces": 2},
+        {"clip": "each", "gradient_accumulation_steps": 2},
+        {"clip": "none", "gradient_accumulation_steps": 2},
         {"flip": False},
         {"channels_last": False},
     ],
@@ -452,7 +454,8 @@ def test_the_cells_of_the_last_chapter_keep_to_one_device(
     monkeypatch.setenv("MPLBACKEND", "agg")
     monkeypatch.chdir(tmp_path)
     short = {
-        r'"steps": \d+': '"steps": 4, "T": 10', r"sample\(16": "sample(2", ":200": ":20", "times=20": "times=4",
+        r'"steps": \d+': '"steps": 4, "T": 10', r"sample\(16": "sample(2", ":200": ":20",
+        "num_timesteps=20": "num_timesteps=4",
     }  # fmt: skip
     space = dict(vars(import_module("ddpm_nb.cifar10")))
     chosen = [

@@ -21,10 +21,10 @@ from ddpm_nb.unet import UNet
 
 TINY = {
     "channels": 8,
-    "multipliers": (1, 2),
-    "blocks": 1,
-    "attention": (False, True),
-    "groups": 4,
+    "channel_mult": (1, 2),
+    "num_res_blocks": 1,
+    "attention_levels": (False, True),
+    "norm_num_groups": 4,
     "dropout": 0.0,
 }
 STEPS = 12
@@ -34,7 +34,7 @@ STEPS = 12
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline's folder, with a network of order one and the noise schedule that a test chooses."""
     folder = tmp_path_factory.mktemp("pipeline")
-    net = UNet(picture_channels=1, **TINY)
+    net = UNet(in_channels=1, **TINY)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in net.parameters():
@@ -205,7 +205,14 @@ def test_evaluate_takes_the_pipeline_s_word(
     ):
         theirs = DDPMScheduler(STEPS, **choice)
         source = with_scheduler(pipeline, tmp_path / f"{i}", theirs)
-        command = ["evaluate", "--diffusers", "--network", str(source), "--times", "0"]
+        command = [
+            "evaluate",
+            "--diffusers",
+            "--network",
+            str(source),
+            "--num-timesteps",
+            "0",
+        ]
         out = tmp_path / "bits.json"
         mine = ["--data", str(tmp_path / "mine"), "--out", str(out)]
         assert _cli.main([*command, *mine]) == 0
@@ -323,7 +330,7 @@ def test_another_prediction_says_the_same_noise(prediction: Any) -> None:
 
 def test_a_compiled_network_is_saved_as_itself(tmp_path: Path) -> None:
     """Compiled as a whole or in part: torch puts `_orig_mod` into the names of the weights."""
-    net = UNet(picture_channels=1, **TINY)
+    net = UNet(in_channels=1, **TINY)
     wanted = {name: value.clone() for name, value in net.state_dict().items()}
     net.middle[0] = torch.compile(net.middle[0], backend="eager")  # type: ignore[assignment]
     for i, network in enumerate((net, torch.compile(net, backend="eager"))):
@@ -334,7 +341,7 @@ def test_a_compiled_network_is_saved_as_itself(tmp_path: Path) -> None:
 
 
 def test_a_layer_in_a_wrapper_is_refused_when_saved(tmp_path: Path) -> None:
-    net = UNet(picture_channels=1, **TINY)
+    net = UNet(in_channels=1, **TINY)
     torch.nn.utils.parametrizations.weight_norm(net.head)
     with pytest.raises(ValueError, match=r"plain UNet, got 'head\.param"):
         net.save_diffusers(tmp_path / "a")

@@ -178,7 +178,7 @@ def test_the_prior_term_has_the_golden_numbers() -> None:
             network,
             torch.full((1, 3), value, dtype=F64),
             LINEAR,
-            times=1,
+            num_timesteps=1,
             decoder="continuous",
         )
         assert bits.prior.item() == pytest.approx(golden, rel=1e-4)
@@ -366,12 +366,12 @@ def test_each_term_is_the_divergence_of_the_two_steps_back(
 def test_dimensions_are_averaged_and_batches_change_nothing(size: int) -> None:
     """A picture of six equal pixels with equal noise costs per dimension what one pixel costs, term by term."""
     x, noise = LEVELS[[3, 99, 200, 255, 0]][:, None], CounterNoise(0, (1,))
-    one = bits_per_dim(network, x, LINEAR, times=40, generator=noise)
+    one = bits_per_dim(network, x, LINEAR, num_timesteps=40, generator=noise)
     wide = bits_per_dim(
         network,
         x.repeat(1, 6).reshape(5, 1, 2, 3),
         LINEAR,
-        times=40,
+        num_timesteps=40,
         batch_size=size,
         generator=lambda pictures, t: (
             noise(pictures, t).repeat(1, 6).reshape(-1, 1, 2, 3)
@@ -395,7 +395,7 @@ def test_blocks_cover_every_time_once(times: int) -> None:
         network,
         x_0,
         TWENTY,
-        times=times,
+        num_timesteps=times,
         decoder="continuous",
         batch_size=4000,
         generator=generator(),
@@ -417,7 +417,9 @@ def test_intervals_cover_the_full_evaluation_95_times_of_100() -> None:
     covered, widths = 0, []
     for _ in range(400):
         some = x_0[torch.randint(0, 4000, (60,), generator=rng)]
-        low, high = bits_per_dim(network, some, TWENTY, times=4, generator=rng).interval
+        low, high = bits_per_dim(
+            network, some, TWENTY, num_timesteps=4, generator=rng
+        ).interval
         covered += low < full < high
         widths.append(high - low)
     assert 0.91 <= covered / 400 <= 0.985
@@ -488,8 +490,8 @@ def test_evaluation_refuses_bad_input() -> None:
             bits_per_dim(network, wrong, TWENTY)
     on_level = torch.ones(2, 1)
     for option, message in (
-        ({"times": 0}, r"times: expected None or 1 \.\.\. 19, got 0"),
-        ({"times": 20}, "times: expected"),
+        ({"num_timesteps": 0}, r"num_timesteps: expected None or 1 \.\.\. 19, got 0"),
+        ({"num_timesteps": 20}, "num_timesteps: expected"),
         ({"variance": "huge"}, "variance: expected"),
         ({"first_step": "none"}, "first_step: expected"),
         ({"decoder": "none"}, "decoder: expected"),
@@ -521,7 +523,7 @@ def test_progress_is_off_unless_asked_for(capsys: pytest.CaptureFixture[str]) ->
             network,
             torch.ones(4, 1),
             TWENTY,
-            times=1,
+            num_timesteps=1,
             batch_size=2,
             progress=progress,
         )
@@ -576,7 +578,9 @@ def test_the_curve_of_blocks_follows_the_full_curve() -> None:
     x_0 = LEVELS[torch.randint(0, 256, (3000, 2), generator=generator())]
     options = {"batch_size": 3000, "generator": generator()}
     full = rate_distortion(bits_per_dim(network, x_0, TWENTY, **options))
-    few = rate_distortion(bits_per_dim(network, x_0, TWENTY, times=6, **options))
+    few = rate_distortion(
+        bits_per_dim(network, x_0, TWENTY, num_timesteps=6, **options)
+    )
     assert len(few.t) == 8
     order = full.t.flip(0).numpy()
     for name in ("rate", "distortion"):
@@ -767,7 +771,7 @@ def test_inception_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None
 def test_inception_gets_bytes_rounded_to_the_nearest_level(
     fake_fidelity: list[object],
 ) -> None:
-    describe = inception(weights="file.pth")
+    describe = inception(weights_path="file.pth")
     assert fake_fidelity == [("inception-v3-compat", ["2048"], "file.pth")]
     level = torch.arange(256)
     exact = (level / 127.5 - 1).repeat(3).reshape(1, 3, 16, 16)
@@ -820,7 +824,9 @@ def test_progressive_generation_sees_each_time_as_the_sampler_does() -> None:
         guess = (points[t] - (1 - bar).sqrt() * noise) / bar.sqrt()
         assert torch.allclose(frame, guess.clamp(-1, 1), rtol=0, atol=1e-10), t
     for wrong in ((), (21,), (-1, 3)):
-        with pytest.raises(ValueError, match=r"times: expected some of 0 \.\.\. 20"):
+        with pytest.raises(
+            ValueError, match=r"timesteps: expected some of 0 \.\.\. 20"
+        ):
             progressive(network, shape, TWENTY, wrong)
 
 
@@ -865,7 +871,7 @@ def test_walks_refuse_bad_input_at_once() -> None:
         shared_latents(network, x, 3, 0, TWENTY)
     with pytest.raises(ValueError, match="x_0_other: expected shape"):
         interpolate(network, x, x[:2], 3, (0, 1), TWENTY)
-    with pytest.raises(ValueError, match="weights: expected at least one"):
+    with pytest.raises(ValueError, match="lambdas: expected at least one"):
         interpolate(network, x, x, 3, (), TWENTY)
 
 
@@ -938,7 +944,7 @@ def test_the_blocks_are_the_quadratic_ones() -> None:
     """The times that stand at the ends: 999 times in four blocks, dense near 2."""
     x = torch.ones(4000, 1, dtype=F64)
     bits = bits_per_dim(
-        zero, x, LINEAR, times=4, generator=generator(), batch_size=4000
+        zero, x, LINEAR, num_timesteps=4, generator=generator(), batch_size=4000
     )
     assert bits.t.amin(1).tolist() == pytest.approx([2, 65, 252, 564], abs=2)
     assert bits.t.amax(1).tolist() == pytest.approx([64, 251, 563, 1000], abs=2)
@@ -947,7 +953,12 @@ def test_the_blocks_are_the_quadratic_ones() -> None:
 def test_the_decoder_s_name_reaches_it() -> None:
     exact, tanh = (
         bits_per_dim(
-            zero, LEVELS[:, None], TWENTY, times=1, decoder=name, generator=generator()
+            zero,
+            LEVELS[:, None],
+            TWENTY,
+            num_timesteps=1,
+            decoder=name,
+            generator=generator(),
         ).decoder
         for name in ("exact", "tanh")
     )
@@ -960,7 +971,11 @@ def test_the_generator_decides_everything() -> None:
         torch.manual_seed(seed)
         results.append(
             bits_per_dim(
-                network, torch.ones(8, 2), TWENTY, times=3, generator=generator()
+                network,
+                torch.ones(8, 2),
+                TWENTY,
+                num_timesteps=3,
+                generator=generator(),
             )
         )
     one, two = results
@@ -1084,7 +1099,7 @@ def test_bytes_are_no_pictures_to_walk_from() -> None:
         denoise(network, x, 3, TWENTY)
     with pytest.raises(TypeError, match="x_0: expected a floating-point"):
         interpolate(network, x, x, 3, (0.5,), TWENTY)
-    with pytest.raises(TypeError, match=r"times: expected an int, got 3\.5"):
+    with pytest.raises(TypeError, match=r"timesteps: expected an int, got 3\.5"):
         progressive(network, (2, 1), TWENTY, (3.5,))
     with pytest.raises(ValueError, match="n: expected at least 1"):
         collect_features(nn.Flatten(), [x.float()], n=0)
@@ -1125,7 +1140,7 @@ def test_a_picture_s_bits_depend_on_no_other_picture(
             network,
             x_0[first : first + n],
             TWENTY,
-            times=times,
+            num_timesteps=times,
             batch_size=size,
             generator=source,
         )
@@ -1150,7 +1165,7 @@ def test_the_source_decides_the_noise_of_each_time(times: int | None) -> None:
 
     noise = CounterNoise(3, (2,))
     x_0 = LEVELS[torch.tensor([[0, 7], [99, 255], [128, 3]])]
-    bits = bits_per_dim(spy, x_0, TWENTY, times=times, generator=noise)
+    bits = bits_per_dim(spy, x_0, TWENTY, num_timesteps=times, generator=noise)
     # Quadratic blocks of 2 ... 20 for three times: they end at 4, 10 and 20.
     blocks = range(1, 21) if times is None else (1, 4, 10, 20)
     for last, (x_t, t) in zip(blocks, seen, strict=True):
@@ -1174,7 +1189,7 @@ def test_times_by_a_source_are_even_and_independent(kind: str) -> None:
         points.append(x)
         return network(x, t)
 
-    bits = bits_per_dim(spy, x_0, LINEAR, times=4, **options)
+    bits = bits_per_dim(spy, x_0, LINEAR, num_timesteps=4, **options)
     position = []
     for row, low, w in zip(bits.t, (2, 65, 252, 564), bits.weight.tolist()):
         assert row.min() >= low
@@ -1190,7 +1205,7 @@ def test_times_by_a_source_are_even_and_independent(kind: str) -> None:
     assert (table - torch.eye(8)).abs().max() < 4.5 / n**0.5
 
     full = bits_per_dim(network, x_0, TWENTY, **options)
-    some = bits_per_dim(network, x_0, TWENTY, times=5, **options)
+    some = bits_per_dim(network, x_0, TWENTY, num_timesteps=5, **options)
     difference = some.total - full.total
     assert abs(difference.mean()) < 4 * difference.std() / n**0.5
 
@@ -1343,7 +1358,7 @@ def test_tables_in_float32_are_worked_out_again_in_float64() -> None:
                     quiet,
                     x_0,
                     schedule,
-                    times=times,
+                    num_timesteps=times,
                     decoder=decoder,
                     generator=generator(),
                 )
@@ -1381,7 +1396,7 @@ def test_whole_numbers_of_numpy_are_welcome_here_too() -> None:
     x = torch.ones(4, 2)
     two, three = np.int64(2), np.int8(3)
     bits = bits_per_dim(
-        network, x, TWENTY, times=three, batch_size=two, generator=generator()
+        network, x, TWENTY, num_timesteps=three, batch_size=two, generator=generator()
     )
     assert bits.t.shape == (3, 4)
     assert shared_latents(network, x, three, two, TWENTY).shape == (2, 4, 2)
@@ -1393,8 +1408,8 @@ def test_whole_numbers_of_numpy_are_welcome_here_too() -> None:
     assert len(collect_features(nn.Flatten(), [x], n=three)) == 3
     assert inception_score(torch.full((4, 2), 0.5), splits=two)[1] == 0
     for call in (
-        lambda: bits_per_dim(network, x, TWENTY, times=2.0),
-        lambda: bits_per_dim(network, x, TWENTY, times=True),
+        lambda: bits_per_dim(network, x, TWENTY, num_timesteps=2.0),
+        lambda: bits_per_dim(network, x, TWENTY, num_timesteps=True),
         lambda: shared_latents(network, x, 3, 2.0, TWENTY),
         lambda: denoise(network, x, 3, TWENTY, groups=2.0),
         lambda: denoise(network, x, 3.0, TWENTY),
@@ -1423,7 +1438,7 @@ def last(steps: Iterator[Step]) -> Tensor:
                 bits_per_dim(network, COARSE, TWENTY, generator=generator(), **o).total
             ),
             {
-                "times": (None, 18),
+                "num_timesteps": (None, 18),
                 "variance": ("large", "small"),
                 "first_step": ("original", "beta"),
                 "clip": (True, False),
@@ -1505,7 +1520,9 @@ def test_a_plain_generator_keeps_its_meaning(dtype: torch.dtype, size: int) -> N
         LEVELS[torch.tensor([[0, 7], [99, 255], [128, 3]])].to(dtype),
         generator(),
     )
-    bits_per_dim(spy, x_0, TWENTY, times=3, batch_size=size, generator=generator())
+    bits_per_dim(
+        spy, x_0, TWENTY, num_timesteps=3, batch_size=size, generator=generator()
+    )
     asked = iter(seen)
     for batch in x_0.split(size):
         for first, end in ((1, 1), (2, 4), (5, 10), (11, 20)):  # quadratic blocks

@@ -203,7 +203,7 @@ def test_a_step_of_the_short_chain_is_a_walk_of_the_long_one() -> None:
     "times", [(0,), (), (3, 3, 0), (2, 3, 0), (4, 0), (3, 1), (3, -1)]
 )
 def test_times_that_do_not_fall_to_zero_are_refused(times: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="times: expected whole numbers that fall"):
+    with pytest.raises(ValueError, match="timesteps: expected whole numbers that fall"):
         respace(Schedule([0.1, 0.2, 0.3]), times)
 
 

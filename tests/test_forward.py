@@ -12,7 +12,7 @@ import sympy
 import torch
 from reference import alpha_bar, integrate, linear_beta, moments, normal_pdf
 
-from ddpm_nb.forward import Schedule, check_t, per_picture, q_sample, q_step
+from ddpm_nb.forward import Schedule, check_t, per_image, q_sample, q_step
 
 F64 = torch.float64
 
@@ -414,7 +414,7 @@ def test_one_time_a_picture(linear: Schedule) -> None:
     x = torch.zeros(3, 2)
     with pytest.raises(ValueError, match=r"shape \(3,\)"):
         q_sample(x, torch.tensor([1, 2]), x, linear)
-    assert per_picture(torch.tensor([1.0, 2.0, 3.0]), x).shape == (3, 1)
+    assert per_image(torch.tensor([1.0, 2.0, 3.0]), x).shape == (3, 1)
 
 
 @pytest.mark.parametrize("shape", [(), (3,)])
@@ -423,6 +423,6 @@ def test_a_factor_comes_in_the_type_and_on_the_device_of_the_pictures(
 ) -> None:
     value = torch.full(shape, 0.5, dtype=F64)
     for dtype, device in ((torch.float32, "cpu"), (torch.bfloat16, "meta")):
-        got = per_picture(value, torch.zeros(3, 2, dtype=dtype, device=device))
+        got = per_image(value, torch.zeros(3, 2, dtype=dtype, device=device))
         assert got.dtype == dtype
         assert got.device.type == device

@@ -99,10 +99,10 @@ def test_choices_of_another_module_are_known() -> None:
 
 
 RECORDS = """
-class Update:
+class TrainStep:
     step: int
     loss: Tensor
-    gradient_length: Tensor
+    grad_norm: Tensor
 
 class EMA:
     def __init__(self, model):
@@ -121,8 +121,8 @@ class Trainer:
 @pytest.mark.parametrize(
     ("expression", "expected"),
     [
-        ("u.loss", "u.loss -> u.gradient_length"),
-        ("u.gradient_length", "u.gradient_length -> u.loss"),
+        ("u.loss", "u.loss -> u.grad_norm"),
+        ("u.grad_norm", "u.grad_norm -> u.loss"),
         ("self.ema.model", "self.ema.model -> self.model"),
         ("self.model", "self.model -> self.ema.model"),
         ("trainer.ema.model", "trainer.ema.model -> trainer.model"),
@@ -152,7 +152,7 @@ SURVIVORS = [
     ("self._backward(piece, last=piece is pieces[-1])", "1 -> 2"),
     ("torch.manual_seed(config.seed + 1 + self.accelerator.process_index)", "-> config.seed + 1"),
     ("small = image.resize(size, Image.Resampling.LANCZOS)", "-> Image.Resampling.NEAREST"),
-    ("length = torch.stack([u.gradient_length for u in updates]).mean()", "-> for u in updates[-1:]"),
+    ("length = torch.stack([u.grad_norm for u in updates]).mean()", "-> for u in updates[-1:]"),
     ("with _evaluating(features):\n    found = features(batch)", "-> if True: found = features(batch)"),
     ("score = query @ key * query.shape[-1] ** -0.5", "-> query @ key"),
 ]  # fmt: skip

@@ -1,6 +1,7 @@
 """Importing the package is silent, cheap and complete."""
 
 import ast
+import graphlib
 import importlib
 import inspect
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import ddpm_nb
+from tools.sync import chapters
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -79,20 +81,20 @@ def test_every_public_name_is_there_and_explained(name: str) -> None:
     assert name in dir(ddpm_nb)
 
 
-def test_type_checkers_are_told_the_same_names() -> None:
-    """The block under TYPE_CHECKING repeats the table; the two must not drift."""
+def test_type_checkers_and_the_table_read_the_same_block() -> None:
+    """mypy follows the imports of the block; here each leads to the module that the table names."""
     tree = ast.parse((ROOT / "ddpm_nb/__init__.py").read_text())
     block = next(node for node in tree.body if isinstance(node, ast.If))
     told = {
-        node.module.removeprefix("ddpm_nb."): sorted(
-            alias.asname for alias in node.names
-        )
+        (alias.name, alias.asname, node.module)
         for node in block.body
         if isinstance(node, ast.ImportFrom)
+        for alias in node.names
     }
     assert told == {
-        chapter: sorted(names) for chapter, names in ddpm_nb._CHAPTERS.items()
+        (name, name, f"ddpm_nb.{home}") for name, home in ddpm_nb._HOME.items()
     }
+    assert len(told) > 60
 
 
 def test_unknown_names_are_refused() -> None:
@@ -100,15 +102,30 @@ def test_unknown_names_are_refused() -> None:
         _ = ddpm_nb.nonsense
 
 
-def test_chapters_import_only_earlier_chapters() -> None:
-    earlier: list[str] = []
-    for chapter in ddpm_nb._CHAPTERS:
-        tree = ast.parse((ROOT / f"ddpm_nb/{chapter}.py").read_text())
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
-                "ddpm_nb."
-            ):
-                assert node.module.removeprefix("ddpm_nb.") in earlier, (
-                    f"{chapter}: {node.module}"
-                )
-        earlier.append(chapter)
+def _imports(room: str) -> set[str]:
+    """The modules of the package that a module imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse((ROOT / f"ddpm_nb/{room}.py").read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "ddpm_nb":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= (
+                {node.module.removeprefix("ddpm_nb.")}
+                if (node.module or "").startswith("ddpm_nb.")
+                else set()
+            )
+    return found & {path.stem for path in (ROOT / "ddpm_nb").glob("*.py")}
+
+
+def test_imports_lead_downwards() -> None:
+    """A chapter imports earlier chapters only, and no two modules need each other, however far round."""
+    order = chapters(ROOT)
+    for i, chapter in enumerate(order):
+        assert _imports(chapter) & {*order} <= {*order[:i]}, chapter
+    graph = {
+        path.stem: _imports(path.stem) for path in (ROOT / "ddpm_nb").glob("[!_]*.py")
+    }
+    graph |= {
+        path.stem: _imports(path.stem) for path in (ROOT / "ddpm_nb").glob("_[!_]*.py")
+    }
+    assert list(graphlib.TopologicalSorter(graph).static_order())

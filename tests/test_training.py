@@ -34,7 +34,6 @@ from ddpm_nb.training import (
     EMA,
     TrainConfig,
     Trainer,
-    as_floats,
     clip_gradients,
     fit,
     learning_rate,
@@ -43,8 +42,9 @@ from ddpm_nb.training import (
     load_network,
     option,
     save_checkpoint,
+    save_image_grid,
     save_network,
-    save_sheet,
+    to_float,
     write_whole,
 )
 
@@ -61,8 +61,9 @@ ENVIRONMENT = {
 def config(**choice: Any) -> TrainConfig:
     """A run that takes milliseconds."""
     small = {
-        "channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": (False, True), "groups": 4, "dropout": 0.0,
-        "schedule": "cosine", "T": 10, "batch_size": 8, "warmup": 0, "save_every": 5, "log_every": 5,
+        "channels": 8, "channel_mult": (1, 2), "num_res_blocks": 1, "attention_levels": (False, True),
+        "norm_num_groups": 4, "dropout": 0.0,
+        "schedule": "cosine", "T": 10, "batch_size": 8, "warmup_steps": 0, "save_every": 5, "log_every": 5,
     }  # fmt: skip
     return TrainConfig(**{**small, **choice})
 
@@ -264,7 +265,7 @@ def test_clipping_leaves_a_gradient_of_zero_and_weights_without_one() -> None:
 
 
 def test_first_update_moves_nothing_with_warm_up(pictures: Tensor) -> None:
-    trainer = Trainer(config(warmup=10), pictures)
+    trainer = Trainer(config(warmup_steps=10), pictures)
     before = weights(trainer.model).clone()
     assert trainer.step().learning_rate == 0
     assert torch.equal(weights(trainer.model), before)
@@ -276,7 +277,11 @@ def test_first_update_moves_nothing_with_warm_up(pictures: Tensor) -> None:
 def test_update_is_algorithm_1_with_adam_and_average(pictures: Tensor) -> None:
     """Five updates beside a plain loop in float64: own gradient, own Adam, own average."""
     choice = config(
-        schedule="linear", warmup=3, learning_rate=1e-2, ema_decay=0.7, clip_length=0.05
+        schedule="linear",
+        warmup_steps=3,
+        learning_rate=1e-2,
+        ema_decay=0.7,
+        max_grad_norm=0.05,
     )
     trainer, spy = Trainer(choice, pictures), Trainer(choice, pictures)
     model = spy.model.double()
@@ -294,7 +299,7 @@ def test_update_is_algorithm_1_with_adam_and_average(pictures: Tensor) -> None:
         assert length > 0.05  # so that clipping acts
         update = trainer.step()
         assert float(update.loss) == pytest.approx(loss.item(), rel=1e-5)
-        assert float(update.gradient_length) == pytest.approx(length, rel=1e-4)
+        assert float(update.grad_norm) == pytest.approx(length, rel=1e-4)
         rate = 1e-2 * min(k / 3, 1)
         for i, (w, g) in enumerate(zip(mine, grads, strict=True)):
             g = g * 0.05 / length
@@ -320,7 +325,7 @@ def test_pictures_are_mirrored_half_of_the_time(flip: bool, expected: float) -> 
     ramp = torch.arange(64, dtype=torch.uint8).reshape(1, 1, 8, 8).repeat(20, 1, 1, 1)
     trainer = Trainer(config(flip=flip), ramp)
     drawn = torch.cat([trainer._draw()[0] for _ in range(100)])
-    plain = as_floats(ramp[0])
+    plain = to_float(ramp[0])
     mirrored = (drawn == plain.flip(-1)).flatten(1).all(1)
     assert ((drawn == plain).flatten(1).all(1) ^ mirrored).all()  # one or the other
     # 800 draws: four standard errors are 0.07
@@ -337,7 +342,7 @@ def test_every_picture_is_drawn_once_before_any_comes_again() -> None:
     rounds = [[trainer._draw()[0] for _ in range(3)] for _ in range(2)]
     orders = [torch.cat(batches)[:, 0, 0, 0] for batches in rounds]
     for order in orders:
-        assert torch.equal(order.sort().values, as_floats(shades)[:, 0, 0, 0])
+        assert torch.equal(order.sort().values, to_float(shades)[:, 0, 0, 0])
     assert not torch.equal(*orders)
 
 
@@ -355,9 +360,9 @@ def test_times_and_noise_have_their_distributions(pictures: Tensor) -> None:
 
 
 def test_bytes_become_the_range_from_minus_one_to_one() -> None:
-    levels = as_floats(torch.tensor([0, 255], dtype=torch.uint8))
+    levels = to_float(torch.tensor([0, 255], dtype=torch.uint8))
     assert levels.tolist() == [-1.0, 1.0]
-    assert torch.equal(as_floats(torch.tensor([0.25])), torch.tensor([0.25]))
+    assert torch.equal(to_float(torch.tensor([0.25])), torch.tensor([0.25]))
 
 
 def test_two_trainers_that_take_turns_do_not_disturb_each_other(
@@ -377,7 +382,9 @@ def test_two_trainers_that_take_turns_do_not_disturb_each_other(
 
 
 def test_pieces_add_up_to_the_whole_batch(pictures: Tensor) -> None:
-    whole, parts = (Trainer(config(pieces=p), pictures) for p in (1, 4))
+    whole, parts = (
+        Trainer(config(gradient_accumulation_steps=p), pictures) for p in (1, 4)
+    )
     losses = [float(trainer.step().loss) for trainer in (whole, parts)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert torch.allclose(gradient(whole), gradient(parts), atol=1e-6)
@@ -386,7 +393,7 @@ def test_pieces_add_up_to_the_whole_batch(pictures: Tensor) -> None:
 @pytest.mark.parametrize("clip", ["mean", "each", "none"])
 def test_the_three_ways_to_clip(clip: str, pictures: Tensor) -> None:
     """Against a plain loop: a gradient for each of four pieces, clipped or not, before or after the mean."""
-    choice = config(clip=clip, clip_length=0.2, pieces=4)
+    choice = config(clip=clip, max_grad_norm=0.2, gradient_accumulation_steps=4)
     trainer, spy = Trainer(choice, pictures), Trainer(choice, pictures)
     pieces = []
     for x_0, t, noise in zip(*(part.chunk(4) for part in spy._draw()), strict=True):
@@ -490,7 +497,9 @@ def test_what_a_launcher_asks_for_is_not_passed_over(
     monkeypatch.setenv(asked, "no")
     Trainer(config(precision="bf16"), pictures)  # has not asked
     monkeypatch.setenv(steps, "4")
-    with pytest.raises(ValueError, match="pieces: the launcher asks for 4 batches"):
+    with pytest.raises(
+        ValueError, match="gradient_accumulation_steps: the launcher asks for 4 batches"
+    ):
         Trainer(config(), pictures)
     accelerator = SimpleNamespace(distributed_type=SimpleNamespace(value="FSDP"))
     monkeypatch.setenv(steps, "1")
@@ -545,7 +554,7 @@ def test_fp16_skips_a_step_that_overflows_and_scales_down(pictures: Tensor) -> N
     trainer = Trainer(config(precision="fp16"), pictures)
     trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**30)
     before = weights(trainer.model).clone()
-    assert not trainer.step().gradient_length.isfinite()
+    assert not trainer.step().grad_norm.isfinite()
     assert torch.equal(weights(trainer.model), before)
     assert trainer.scaler.get_scale() == 2.0**29
     for _ in range(25):
@@ -558,7 +567,9 @@ def test_fp16_skips_a_step_that_overflows_and_scales_down(pictures: Tensor) -> N
 def test_a_whole_step_of_the_cifar10_network(precision: str) -> None:
     generator = torch.Generator().manual_seed(0)
     colour = torch.randint(0, 256, (2, 3, 32, 32), generator=generator).byte()
-    trainer = Trainer(TrainConfig(batch_size=2, precision=precision, warmup=0), colour)
+    trainer = Trainer(
+        TrainConfig(batch_size=2, precision=precision, warmup_steps=0), colour
+    )
     update = trainer.step()
     assert sum(w.numel() for w in trainer.model.parameters()) == 35_746_307
     assert float(update.loss) == pytest.approx(
@@ -595,7 +606,7 @@ def log(folder: Path) -> list[dict[str, Any]]:
 def test_a_resumed_run_equals_an_uninterrupted_one(
     precision: str, pictures: Tensor, tmp_path: Path
 ) -> None:
-    choice = config(precision=precision, dropout=0.3, warmup=8, ema_decay=0.8)
+    choice = config(precision=precision, dropout=0.3, warmup_steps=8, ema_decay=0.8)
     straight = fit(replace(choice, steps=20), pictures, tmp_path / "a", progress=False)
     expected = straight.state_dict()
     fit(replace(choice, steps=10), pictures, tmp_path / "b", progress=False)
@@ -689,7 +700,7 @@ def test_a_line_of_the_log_is_the_mean_of_its_updates(
 ) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    choice = config(steps=10, log_every=5, warmup=20, tensorboard=True)
+    choice = config(steps=10, log_every=5, warmup_steps=20, tensorboard=True)
     fit(choice, pictures, tmp_path, progress=False)
     spy = Trainer(choice, pictures)
     updates = [spy.step() for _ in range(10)]
@@ -697,14 +708,14 @@ def test_a_line_of_the_log_is_the_mean_of_its_updates(
     for line, part in zip(lines, (updates[:5], updates[5:]), strict=True):
         for name, values in (
             ("loss", [float(update.loss) for update in part]),
-            ("gradient_length", [float(update.gradient_length) for update in part]),
+            ("grad_norm", [float(update.grad_norm) for update in part]),
         ):
             assert line[name] == pytest.approx(np.mean(values), rel=1e-6)
             assert line[name] != pytest.approx(values[-1], rel=1e-5)
     assert [line["learning_rate"] for line in lines] == pytest.approx([4e-5, 9e-5])
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
-    for name in ("loss", "learning_rate", "gradient_length"):
+    for name in ("loss", "learning_rate", "grad_norm"):
         shown = [(event.step, event.value) for event in events.Scalars(name)]
         expected = [(line["step"], line[name]) for line in lines]
         assert [step for step, _ in shown] == [step for step, _ in expected]
@@ -714,7 +725,7 @@ def test_a_line_of_the_log_is_the_mean_of_its_updates(
 def test_everything_is_written_beside_the_result(
     pictures: Tensor, tmp_path: Path
 ) -> None:
-    choice = config(steps=7, multipliers=(1, 1))
+    choice = config(steps=7, channel_mult=(1, 1))
     trainer = fit(
         choice, pictures, tmp_path / "run", notes={"pictures": "noise"}, progress=False
     )
@@ -727,7 +738,7 @@ def test_everything_is_written_beside_the_result(
         "step",
         "loss",
         "learning_rate",
-        "gradient_length",
+        "grad_norm",
         "minutes",
     }
     network, schedule, about = load_network(tmp_path / "run" / "network.safetensors")
@@ -775,7 +786,7 @@ def test_minutes_end_a_session_and_the_next_goes_on(
 ) -> None:
     choice = config(steps=10_000, save_every=10_000)
     first = fit(
-        replace(choice, minutes=0.005), pictures, tmp_path / "run", progress=False
+        replace(choice, max_minutes=0.005), pictures, tmp_path / "run", progress=False
     )
     assert 0 < first.steps < 10_000
     before = log(tmp_path / "run")[-1]["minutes"]
@@ -1047,8 +1058,9 @@ def test_a_checkpoint_of_the_first_version_goes_on(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     noise = torch.randint(0, 256, (4, 1, 4, 4), generator=generator).byte()
     choice = TrainConfig(
-        channels=4, multipliers=(1,), blocks=1, attention=(False,), groups=2, dropout=0.0, schedule="cosine", T=10,
-        batch_size=4, warmup=0, learning_rate=0.1, ema_decay=0.5, steps=3,
+        channels=4, channel_mult=(1,), num_res_blocks=1, attention_levels=(False,),
+        norm_num_groups=2, dropout=0.0, schedule="cosine", T=10,
+        batch_size=4, warmup_steps=0, learning_rate=0.1, ema_decay=0.5, steps=3,
     )  # fmt: skip
     trainer, path = Trainer(choice, noise), tmp_path / "checkpoint.pt"
     path.write_bytes(gzip.decompress((VERSIONS / "1-checkpoint.pt.gz").read_bytes()))
@@ -1094,7 +1106,12 @@ def test_a_run_may_go_on_with_another_budget_and_machine(
     saved: Path, pictures: Tensor
 ) -> None:
     other = config(
-        steps=7, minutes=3.0, precision="bf16", channels_last=False, samples=2, pieces=2
+        steps=7,
+        max_minutes=3.0,
+        precision="bf16",
+        channels_last=False,
+        samples=2,
+        gradient_accumulation_steps=2,
     )
     straight, trainer = Trainer(config(), pictures), Trainer(other, pictures)
     straight.step()
@@ -1114,7 +1131,7 @@ def test_a_run_may_go_on_with_another_budget_and_machine(
     [
         ({"channels_last": True}, {"channels_last": False}),
         ({"channels_last": False}, {"channels_last": True}),
-        ({"pieces": 1}, {"pieces": 4}),
+        ({"gradient_accumulation_steps": 1}, {"gradient_accumulation_steps": 4}),
         ({"precision": "float32"}, {"precision": "fp16"}),
         ({"precision": "fp16"}, {"precision": "float32"}),
     ],
@@ -1146,11 +1163,22 @@ def test_a_run_that_goes_on_in_another_way_learns_the_same(
 
 
 def test_clipping_each_piece_keeps_its_pieces(pictures: Tensor, tmp_path: Path) -> None:
-    fit(config(clip="each", pieces=2, steps=1), pictures, tmp_path, progress=False)
+    fit(
+        config(clip="each", gradient_accumulation_steps=2, steps=1),
+        pictures,
+        tmp_path,
+        progress=False,
+    )
     with pytest.raises(
-        ValueError, match=r"pieces: expected 2 over all processes, .*, got 4"
+        ValueError,
+        match=r"gradient_accumulation_steps: expected 2 over all processes, .*, got 4",
     ):
-        fit(config(clip="each", pieces=4, steps=2), pictures, tmp_path, progress=False)
+        fit(
+            config(clip="each", gradient_accumulation_steps=4, steps=2),
+            pictures,
+            tmp_path,
+            progress=False,
+        )
 
 
 def test_two_runs_in_one_folder_are_refused(pictures: Tensor, tmp_path: Path) -> None:
@@ -1185,7 +1213,8 @@ def test_a_lost_network_is_written_again_and_a_lost_checkpoint_is_noticed(
 
 def test_no_minutes_are_no_steps(pictures: Tensor, tmp_path: Path) -> None:
     assert (
-        fit(config(steps=5, minutes=0.0), pictures, tmp_path, progress=False).steps == 0
+        fit(config(steps=5, max_minutes=0.0), pictures, tmp_path, progress=False).steps
+        == 0
     )
 
 
@@ -1207,7 +1236,7 @@ def test_another_number_of_processes_gives_dropout_new_numbers(
 
 
 def test_other_pictures_are_refused(saved: Path, pictures: Tensor) -> None:
-    with pytest.raises(ValueError, match="pictures: expected those with which"):
+    with pytest.raises(ValueError, match="images: expected those with which"):
         load_checkpoint(saved, Trainer(config(), pictures.flip(0)))
 
 
@@ -1350,16 +1379,22 @@ def test_two_processes_equal_one(clip: str, launch: list[str], tmp_path: Path) -
         ({"clip": "both"}, "clip: expected one of mean, each, none, got 'both'"),
         ({"precision": "fp8"}, "precision: expected one of"),
         ({"schedule": "square"}, "schedule: expected one of"),
-        ({"pieces": 3}, "pieces: expected a divisor of batch_size = 8, got 3"),
+        (
+            {"gradient_accumulation_steps": 3},
+            "gradient_accumulation_steps: expected a divisor of batch_size = 8, got 3",
+        ),
         ({"clip": "each", "precision": "fp16"}, "clip: 'each' expected with"),
-        ({"minutes": -1.0}, "minutes: expected at least 0"),
+        ({"max_minutes": -1.0}, "max_minutes: expected at least 0"),
         ({"save_every": 0}, "save_every: expected at least 1"),
         ({"save_minutes": -1}, "save_minutes: expected at least 0"),
-        ({"minutes": "3"}, "minutes: expected a number, got '3'"),
+        ({"max_minutes": "3"}, "max_minutes: expected a number, got '3'"),
         ({"learning_rate": True}, "learning_rate: expected a number, got True"),
         ({"flip": "no"}, "flip: expected True or False, got 'no'"),
-        ({"multipliers": (1, 2.5)}, "multipliers: expected a whole number, got 2.5"),
-        ({"attention": True}, "attention: expected one for each size, got True"),
+        ({"channel_mult": (1, 2.5)}, "channel_mult: expected a whole number, got 2.5"),
+        (
+            {"attention_levels": True},
+            "attention_levels: expected one for each size, got True",
+        ),
         ({"steps": None}, "steps: expected a whole number, got None"),
     ],
 )
@@ -1372,12 +1407,12 @@ def test_configurations_that_make_no_sense_are_refused(
 
 def test_numpy_s_numbers_are_welcome_in_a_configuration() -> None:
     given = config(
-        batch_size=np.int64(16), multipliers=np.array([1, 2]), learning_rate=np.float32(0.5), minutes=np.int64(3)
+        batch_size=np.int64(16), channel_mult=np.array([1, 2]), learning_rate=np.float32(0.5), max_minutes=np.int64(3)
     )  # fmt: skip
-    expected = config(batch_size=16, learning_rate=0.5, minutes=3)
+    expected = config(batch_size=16, learning_rate=0.5, max_minutes=3)
     assert given == expected
     assert TrainConfig.from_json(json.dumps(asdict(given))) == expected
-    assert type(given.batch_size) is type(given.multipliers[0]) is int
+    assert type(given.batch_size) is type(given.channel_mult[0]) is int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -1417,11 +1452,11 @@ def test_a_checkpoint_of_an_older_version_had_the_defaults_of_new_options(
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        (np.zeros((20, 1, 8, 8), np.uint8), TypeError, r"pictures: expected a tensor \(N, C, H, W\).*numpy.ndarray"),
-        (Path("pictures"), TypeError, "pictures: expected a tensor .*load_folder.*Path"),
-        ("pictures", TypeError, "pictures: expected a tensor .*str"),
-        (torch.utils.data.TensorDataset(torch.zeros(20, 1, 8, 8)), TypeError, "pictures: expected .*TensorDataset"),
-        ([torch.zeros(1, 8, 8)] * 20, TypeError, "pictures: expected a tensor .*list"),
+        (np.zeros((20, 1, 8, 8), np.uint8), TypeError, r"images: expected a tensor \(N, C, H, W\).*numpy.ndarray"),
+        (Path("pictures"), TypeError, "images: expected a tensor .*load_folder.*Path"),
+        ("pictures", TypeError, "images: expected a tensor .*str"),
+        (torch.utils.data.TensorDataset(torch.zeros(20, 1, 8, 8)), TypeError, "images: expected .*TensorDataset"),
+        ([torch.zeros(1, 8, 8)] * 20, TypeError, "images: expected a tensor .*list"),
         (torch.zeros(20, 1, 8, 8, dtype=torch.int64), TypeError, "expected uint8 or floating-point, got torch.int64"),
         (torch.zeros(20, 8, 8), ValueError, r"expected \(N, C, H, W\)"),
         (torch.zeros(7, 1, 8, 8), ValueError, "at least a batch of 8, got 7"),
@@ -1435,7 +1470,7 @@ def test_pictures_that_cannot_be_trained_on_are_refused(
     with pytest.raises(error, match=message):
         Trainer(config(), given)
     if error is TypeError:
-        for other in (as_floats, functools.partial(save_sheet, "never.png")):
+        for other in (to_float, functools.partial(save_image_grid, "never.png")):
             with pytest.raises(error, match=message):
                 other(given)
 
@@ -1554,17 +1589,17 @@ def pixels(path: Path) -> np.ndarray:
 
 def test_sheet_shows_each_picture_in_its_place(tmp_path: Path) -> None:
     levels = torch.arange(5).reshape(5, 1, 1, 1).expand(5, 3, 2, 2) / 2 - 1  # -1 ... 1
-    save_sheet(tmp_path / "a.png", levels)
+    save_image_grid(tmp_path / "a.png", levels)
     sheet = pixels(tmp_path / "a.png")
     assert sheet.shape == (4, 6, 3)
     assert sheet[::2, ::2, 0].tolist() == [[0, 64, 128], [191, 255, 0]]
-    save_sheet(tmp_path / "b.png", torch.tensor([[[[-3.0, 3.0]]]]))
+    save_image_grid(tmp_path / "b.png", torch.tensor([[[[-3.0, 3.0]]]]))
     assert pixels(tmp_path / "b.png").tolist() == [[0, 255]]
-    save_sheet(tmp_path / "b.png", torch.tensor([[[[0, 200]]]], dtype=torch.uint8))
+    save_image_grid(tmp_path / "b.png", torch.tensor([[[[0, 200]]]], dtype=torch.uint8))
     assert pixels(tmp_path / "b.png").tolist() == [[0, 200]]
     for bad in (torch.zeros(0, 1, 2, 2), torch.zeros(1, 2, 2, 2), torch.zeros(2, 2)):
-        with pytest.raises(ValueError, match="pictures: expected"):
-            save_sheet(tmp_path / "c.png", bad)
+        with pytest.raises(ValueError, match="images: expected"):
+            save_image_grid(tmp_path / "c.png", bad)
     assert not (tmp_path / "c.png").exists()
 
 
@@ -1657,7 +1692,11 @@ def test_what_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None:
     network, path = config().network(1), tmp_path / "a.safetensors"
     with pytest.raises(TypeError, match=r"network: expected a network, got .*EMA"):
         save_network(path, EMA(network), config(), height=8, width=8)
-    for other in (nn.Sequential(network), nn.Linear(2, 2), config(groups=2).network(1)):
+    for other in (
+        nn.Sequential(network),
+        nn.Linear(2, 2),
+        config(norm_num_groups=2).network(1),
+    ):
         if isinstance(other, type(network)):
             other.head = nn.Identity()
         with pytest.raises(ValueError, match="network: expected one that config makes"):

@@ -144,12 +144,12 @@ def test_cifar10_network_has_the_paper_s_size() -> None:
 def small() -> UNet:
     torch.manual_seed(0)
     return UNet(
-        picture_channels=3,
+        in_channels=3,
         channels=32,
-        multipliers=(1, 2, 2),
-        blocks=1,
-        attention=(False, True, False),
-        groups=8,
+        channel_mult=(1, 2, 2),
+        num_res_blocks=1,
+        attention_levels=(False, True, False),
+        norm_num_groups=8,
     )
 
 
@@ -171,7 +171,7 @@ def test_weights_start_as_in_the_paper(small: UNet) -> None:
 
 
 def test_dropout_acts_before_the_second_convolution_in_training_only() -> None:
-    block = ResidualBlock(8, 8, 16, dropout=1.0, groups=4)
+    block = ResidualBlock(8, 8, 16, dropout=1.0, num_groups=4)
     nn.init.ones_(block.conv_2.weight)
     x, time = torch.randn(2, 8, 4, 4), torch.randn(2, 16)
     assert torch.equal(
@@ -182,10 +182,10 @@ def test_dropout_acts_before_the_second_convolution_in_training_only() -> None:
 
 TINY = {
     "channels": 32,
-    "multipliers": (1, 2, 2),
-    "blocks": 1,
-    "attention": (False, True, False),
-    "groups": 8,
+    "channel_mult": (1, 2, 2),
+    "num_res_blocks": 1,
+    "attention_levels": (False, True, False),
+    "norm_num_groups": 8,
     "dropout": 0.0,
 }
 
@@ -196,19 +196,19 @@ def twin(net: UNet) -> UNet2DModel:
     Only the names of the weights are the package's translation: a strict load finds every fault in them.
     """
     config = net.config
-    kinds = [("Attn" if attends else "") for attends in config["attention"]]
+    kinds = [("Attn" if attends else "") for attends in config["attention_levels"]]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs = UNet2DModel(
-            in_channels=config["picture_channels"],
-            out_channels=config["picture_channels"],
+            in_channels=config["in_channels"],
+            out_channels=config["in_channels"],
             block_out_channels=tuple(
-                config["channels"] * m for m in config["multipliers"]
+                config["channels"] * m for m in config["channel_mult"]
             ),
-            layers_per_block=config["blocks"],
+            layers_per_block=config["num_res_blocks"],
             down_block_types=tuple(f"{kind}DownBlock2D" for kind in kinds),
             up_block_types=tuple(f"{kind}UpBlock2D" for kind in reversed(kinds)),
-            norm_num_groups=config["groups"],
+            norm_num_groups=config["norm_num_groups"],
             dropout=config["dropout"],
             downsample_padding=0,
             flip_sin_to_cos=False,
@@ -257,8 +257,8 @@ def test_outputs_and_gradients_are_those_of_diffusers(
         net = UNet(**(UNet.cifar10().config | {"dropout": 0.0}))
         shape: tuple[int, ...] = (1, 3, 16, 16)
     else:
-        net = UNet(**TINY, picture_channels=1 if size == "grey" else 3)
-        shape = (2, net.picture_channels, 16, 8)
+        net = UNet(**TINY, in_channels=1 if size == "grey" else 3)
+        shape = (2, net.in_channels, 16, 8)
     net = net.to(dtype)
     redraw(net)
     theirs = twin(net).train()
@@ -452,7 +452,12 @@ def test_a_training_step_of_the_cifar10_network(mixed: bool) -> None:
 def test_compiling_changes_nothing() -> None:
     """As one graph, through torch's tracer; dropout then leaves the draw to the compiler."""
     net = UNet(
-        channels=4, multipliers=(1,), blocks=1, attention=(True,), groups=2, dropout=0.5
+        channels=4,
+        channel_mult=(1,),
+        num_res_blocks=1,
+        attention_levels=(True,),
+        norm_num_groups=2,
+        dropout=0.5,
     ).eval()
     redraw(net)
     compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
@@ -763,11 +768,11 @@ def test_numpy_s_integers_build_the_same_network() -> None:
     """And the configuration is plain, so that JSON can hold it."""
     n = np.int64
     net = UNet(
-        picture_channels=n(1), channels=np.int32(32), multipliers=np.array([1, 2]),
-        blocks=n(1), attention=np.array([False, True]), dropout=np.float32(0.0), groups=n(8),
+        in_channels=n(1), channels=np.int32(32), channel_mult=np.array([1, 2]),
+        num_res_blocks=n(1), attention_levels=np.array([False, True]), dropout=np.float32(0.0), norm_num_groups=n(8),
     )  # fmt: skip
     assert net.config == UNet.digits().config
-    assert json.loads(json.dumps(net.config))["multipliers"] == [1, 2]
+    assert json.loads(json.dumps(net.config))["channel_mult"] == [1, 2]
 
 
 def test_digits_network_keeps_the_shape() -> None:
@@ -780,17 +785,20 @@ def test_digits_network_keeps_the_shape() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"multipliers": (1, 2)}, "multipliers, attention"),
-        ({"multipliers": (), "attention": ()}, "multipliers, attention"),
+        ({"channel_mult": (1, 2)}, "channel_mult, attention"),
+        ({"channel_mult": (), "attention_levels": ()}, "channel_mult, attention"),
         ({"channels": 40}, "channels"),
-        ({"channels": 3, "groups": 3}, "channels"),
-        ({"blocks": 0}, "blocks"),
-        ({"groups": 0}, "groups"),
-        ({"picture_channels": 0}, "picture_channels"),
-        ({"multipliers": (1, 0, 1, 1)}, "multipliers"),
-        ({"multipliers": (1, 1.5, 2, 2)}, "multipliers: expected positive integers"),
-        ({"blocks": 1.5}, "blocks: expected positive integers, got 1.5"),
-        ({"groups": True}, "groups: expected positive integers, got True"),
+        ({"channels": 3, "norm_num_groups": 3}, "channels"),
+        ({"num_res_blocks": 0}, "num_res_blocks"),
+        ({"norm_num_groups": 0}, "norm_num_groups"),
+        ({"in_channels": 0}, "in_channels"),
+        ({"channel_mult": (1, 0, 1, 1)}, "channel_mult"),
+        ({"channel_mult": (1, 1.5, 2, 2)}, "channel_mult: expected positive integers"),
+        ({"num_res_blocks": 1.5}, "blocks: expected positive integers, got 1.5"),
+        (
+            {"norm_num_groups": True},
+            "norm_num_groups: expected positive integers, got True",
+        ),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(

@@ -14,8 +14,9 @@ from accelerate import Accelerator
 from ddpm_nb.training import TrainConfig, Trainer, fit, load_network, save_network
 
 CONFIG = {
-    "channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": (False, True), "groups": 4, "dropout": 0.0,
-    "schedule": "cosine", "T": 10, "batch_size": 8, "warmup": 0, "learning_rate": 1e-2,
+    "channels": 8, "channel_mult": (1, 2), "num_res_blocks": 1, "attention_levels": (False, True),
+    "norm_num_groups": 4, "dropout": 0.0,
+    "schedule": "cosine", "T": 10, "batch_size": 8, "warmup_steps": 0, "learning_rate": 1e-2,
     "save_every": 2, "log_every": 1, "sample_every": 2, "samples": 3,
 }  # fmt: skip
 
@@ -38,7 +39,9 @@ def main(folder: Path, clip: str, processes: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     # Each of two processes has one piece; alone, one process has two.
     pieces = 2 // processes
-    config = TrainConfig(**CONFIG, clip=clip, clip_length=0.05, pieces=pieces)
+    config = TrainConfig(
+        **CONFIG, clip=clip, max_grad_norm=0.05, gradient_accumulation_steps=pieces
+    )
     trainer = Trainer(config, pictures)
     assert trainer.accelerator.num_processes == processes
     rank = trainer.accelerator.process_index
@@ -49,7 +52,9 @@ def main(folder: Path, clip: str, processes: int) -> None:
         torch.save(gradient(trainer), folder / "gradient.pt")
         (folder / "line.json").write_text(json.dumps(line))
     # And in twice as many pieces: gradients meet once, with the last of them.
-    config = TrainConfig(**CONFIG, clip=clip, clip_length=0.05, pieces=2 * pieces)
+    config = TrainConfig(
+        **CONFIG, clip=clip, max_grad_norm=0.05, gradient_accumulation_steps=2 * pieces
+    )
     trainer = Trainer(config, pictures)
     trainer.step()
     alone["in pieces"] = gradient(trainer)
@@ -60,7 +65,9 @@ def main(folder: Path, clip: str, processes: int) -> None:
         save_network(wrapped, trainer._network, config, height=8, width=8)
         load_network(wrapped)
     for steps in (3, 4):  # the second goes on where the first stopped
-        config = TrainConfig(**CONFIG, clip=clip, pieces=pieces, steps=steps)
+        config = TrainConfig(
+            **CONFIG, clip=clip, gradient_accumulation_steps=pieces, steps=steps
+        )
         trainer = fit(config, pictures, folder / "run", progress=False)
     alone["end"] = [
         trainer.model.state_dict(),
@@ -73,7 +80,9 @@ def main(folder: Path, clip: str, processes: int) -> None:
         if rank == 0:
             shutil.copytree(folder / "run", mine)
         trainer.accelerator.wait_for_everyone()
-        config = TrainConfig(**CONFIG, clip=clip, pieces=pieces, steps=6)
+        config = TrainConfig(
+            **CONFIG, clip=clip, gradient_accumulation_steps=pieces, steps=6
+        )
         try:
             fit(config, pictures, mine, progress=False)
         except ValueError as error:

@@ -1,6 +1,6 @@
 """Draw the picture of the first page with the book's own digits model: noise becomes digits.
 
-python -m tools.pictures
+python -m tools.images
 """
 
 import sys

@@ -47,7 +47,7 @@ def test_a_function_answers_as_on_the_cpu(kind: str, name: str, row: Row) -> Non
 
 def small(**choice: Any) -> ddpm.TrainConfig:
     return ddpm.TrainConfig(
-        **{**SMALL, "dropout": 0.5, "warmup": 0, "learning_rate": 1e-3, **choice}
+        **{**SMALL, "dropout": 0.5, "warmup_steps": 0, "learning_rate": 1e-3, **choice}
     )
 
 
@@ -214,7 +214,7 @@ def test_the_command_line_uses_the_device(kind: str, tmp_path: Path) -> None:
         run,
         "--data",
         "digits",
-        "--times",
+        "--num-timesteps",
         "10",
         "--out",
         str(tmp_path / "bits.json"),
