@@ -28,16 +28,17 @@
 The reader owns the loop: stop it, plot from it, average weights in it.
 """
 
-import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice, pairwise
+from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ddpm_nb import _checks as check
+from ddpm_nb._models import evaluating
 from ddpm_nb._noise import Randomness, noise_for
 from ddpm_nb.forward import Schedule
 from ddpm_nb.loss import (
@@ -48,8 +49,8 @@ from ddpm_nb.loss import (
     predict_x_0,
     reverse_variance,
     simple_loss,
+    x_0_to_noise,
 )
-from ddpm_nb.posterior import posterior_mean
 
 
 # %% [markdown]
@@ -116,34 +117,16 @@ def minibatches(
     Raises:
         ValueError: if batch_size is not in 1 ... N.
     """
-    if not 1 <= batch_size <= len(x):
-        raise ValueError(f"batch_size: expected 1 ... {len(x)}, got {batch_size}")
-
+    check.whole("batch_size", batch_size, 1, len(x))
     source = generator.device if generator is not None else "cpu"
 
     def endless() -> Iterator[Tensor]:
         while True:
-            order = torch.randperm(len(x), generator=generator, device=source).to(
-                x.device
-            )
+            order = torch.randperm(len(x), generator=generator, device=source)
             for start in range(0, len(x) - batch_size + 1, batch_size):
-                yield x[order[start : start + batch_size]]
+                yield x[order[start : start + batch_size].to(x.device)]
 
     return endless()
-
-
-def _warn_of_scale(x_0: Tensor) -> None:
-    """Warn if pictures (B, C, H, W) do not look as if they lay around 0 in [-1, 1]."""
-    if x_0.dim() != 4:  # points of the plane may lie anywhere
-        return
-    low, high = torch.stack(x_0.aminmax()).tolist()  # a GPU waits here, once
-    if not (low < 0 and high <= 1):
-        warnings.warn(
-            f"batches: expected pictures in [-1, 1], with some values below 0; the first "
-            f"batch lies in [{low:g}, {high:g}]. Grey levels 0 ... 255 become x / 127.5 - 1, "
-            f"and [0, 1] becomes 2 * x - 1",
-            stacklevel=3,
-        )
 
 
 def train_steps(
@@ -179,7 +162,7 @@ def train_steps(
     for step, x_0 in enumerate(batches, start=1):
         loss = simple_loss(model, x_0, schedule, generator)
         if step == 1:
-            _warn_of_scale(x_0)
+            check.scale("batches", x_0)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -229,11 +212,58 @@ def train(
 
 # %%
 @dataclass(frozen=True)
-class Step:
-    """One step of Algorithm 2.
+class Prediction:
+    """What the network makes of x_t: all that a sampler's rule goes by.
 
     Attributes:
-        t: the time that was reached: T - 1 after the first step, 0 at the end.
+        t: the time.
+        x: (B, ...) x_t.
+        noise: (B, ...) the noise that the network finds in x_t.
+        x_0_hat: (B, ...) the picture that is left: x, noise and x_0_hat fit together.
+        before: the prediction of the step before, without its own; None at the first.
+    """
+
+    t: int
+    x: Tensor
+    noise: Tensor
+    x_0_hat: Tensor
+    before: "Prediction | None" = None
+
+
+# From a prediction at t, and the time s to go to: the mean of x_s, and the standard
+# deviation of the noise to add, None for none.
+Rule = Callable[[Prediction, int, Schedule], tuple[Tensor, Tensor | None]]
+
+
+def ancestral(variance: Variance = "large") -> Rule:
+    """Return the rule of Algorithm 2: line 4, from x_t to x_{t-1}.
+
+    Args:
+        variance: sigma_t^2 is beta_t ("large") or beta-tilde_t ("small").
+
+    Equation: eq-sampling-step. Paper: Algorithm 2.
+    """
+    check.one_of("variance", variance, ("large", "small"))
+
+    def rule(seen: Prediction, s: int, schedule: Schedule) -> tuple[Tensor, Tensor]:
+        t = check.next_time(seen.t, s)
+        mean = denoising_mean(seen.x, t, seen.noise, schedule)
+        return mean, reverse_variance(t, schedule, variance).sqrt()
+
+    return rule
+
+
+# %% [markdown]
+# Line 4 is a **rule**: what the network makes of $x_t$ goes in, the mean of $x_{t-1}$ and its $\sigma_t$ come out. The rest of Algorithm 2 is the loop around it, lines 1, 2, 3, 5 and 6, and any other sampler has the same loop. [Fewer steps](fewer_steps.ipynb) has other rules. So the loop is written once. It is a generator, like the one of Algorithm 1: it yields a small record at each step, and you own what happens between two of them.
+
+# %%
+@dataclass(frozen=True)
+class Step:
+    """One step of a sampler.
+
+    Attributes:
+        t: the time that was reached: T - 1 after the first step of Algorithm 2, 0 at
+            the end.
         x: (B, ...) x_t.
         x_0_hat: (B, ...) the picture that the network saw in the noise at this step,
             clipped if asked for.
@@ -244,137 +274,105 @@ class Step:
     x_0_hat: Tensor
 
 
-@contextmanager
-def _evaluating(model: Model) -> Iterator[None]:
-    """Put a model into eval mode, without gradients; put back each part's mode afterwards."""
-    parts = model.modules() if isinstance(model, nn.Module) else ()
-    training = [part for part in parts if part.training]
-    for part in training:
-        part.training = False
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for part in training:
-            part.training = True
-
-
-def _common_device(model: Model, schedule: Schedule) -> torch.device:
-    """Return the device of the schedule, and refuse a network that is on another one."""
-    device = schedule.beta.device
-    weight = next(model.parameters(), None) if isinstance(model, nn.Module) else None
-    if weight is not None and weight.device != device:
-        raise ValueError(
-            f"schedule: expected its tables on the network's device, {weight.device}, "
-            f"got {device}; use schedule.to(...)"
-        )
-    return device
-
-
-def _step_back(
-    model: Model,
-    x: Tensor,
-    t: int,
-    z: Tensor | None,
-    schedule: Schedule,
-    variance: Variance,
-    clip: bool,
-) -> Step:
-    """Take line 4, from x_t to x_{t-1}. Without z, no noise is added."""
-    with _evaluating(model):
-        noise = predict_noise(model, x, torch.full(x.shape[:1], t, device=x.device))
-        x_0_hat = predict_x_0(x, t, noise, schedule)
-        if clip:
-            x_0_hat = x_0_hat.clamp(-1, 1)
-            mean = posterior_mean(x_0_hat, x, t, schedule)
-        else:
-            mean = denoising_mean(x, t, noise, schedule)
-        if z is None:
-            return Step(t - 1, mean, x_0_hat)
-        sigma = reverse_variance(t, schedule, variance).sqrt()
-        return Step(t - 1, mean + sigma.to(mean.dtype) * z, x_0_hat)
-
-
 def sample_steps(
     model: Model,
-    shape: tuple[int, ...],
+    shape: Sequence[int],
     schedule: Schedule,
+    rule: Rule | None = None,
+    timesteps: Sequence[int] | None = None,
     *,
-    variance: Variance = "large",
+    x_T: Tensor | None = None,
     clip: bool = False,
     generator: Randomness = None,
     dtype: torch.dtype | None = None,
 ) -> Iterator[Step]:
-    """Run Algorithm 2, one step at a time, on the schedule's device.
+    """Run Algorithm 2, or another sampler, one step at a time, on the schedule's device.
 
     An `nn.Module` runs in eval mode; any other callable runs as it is. Neither gets
     gradients. Between two steps the model and the gradient mode are as you left them.
 
     Args:
         model: the network or any callable, noise = model(x_t, t), with t (B,) int64 in
-            1 ... T.
+            1 ... T. On a step up it is asked about the time to which it goes.
         shape: the shape of the batch, (B, ...).
         schedule: the noise schedule.
-        variance: sigma_t^2 is beta_t ("large") or beta-tilde_t ("small").
-        clip: clip the predicted picture to [-1, 1] before the mean is taken.
+        rule: how x_s follows from what the network makes of x_t; `ancestral()` if None.
+        timesteps: the times to visit, the start's first; T, T - 1, ... 0 if None.
+        x_T: begin with these points instead of fresh noise; they have `shape`.
+        clip: clip the predicted picture to [-1, 1]; the noise is then worked out again.
         generator: where the noise comes from; torch's global one if None. A CPU
             generator gives the same noise on every device, but is copied over at each
             step; for speed, use one on the device. Or a list of generators, one a
-            picture; or a function (pictures (B,), t) -> noise of x_t, such as
+            picture; or a function (images (B,), t) -> noise of x_t, such as
             `CounterNoise`, with which picture i of a seed is always the same.
-        dtype: type of x, torch's default one if None. Keep it float32 or wider: a step
-            changes x by less than half precision can hold.
+        dtype: type of x, torch's default one if None; x_T keeps its own. Keep it float32
+            or wider: a step changes x by less than half precision can hold.
 
     Yields:
-        T records, t = T - 1 ... 0. The last one's x is the sample.
+        one record for each step. The last one's x is the sample.
 
     Raises:
-        ValueError: if `variance` is unknown, the network is on another device than the
-            schedule, its answer has another shape than x, or the generators are not as
-            many as the pictures.
+        TypeError: if a time is no whole number, or x_T no floating-point tensor.
+        ValueError: if a time leaves 0 ... T, x_T has not `shape`, the network is on
+            another device than the schedule, its answer has another shape than x, or the
+            generators are not as many as the pictures.
 
-    Equation: eq-sampling-step. Paper: Algorithm 2.
+    Paper: Algorithm 2.
     """
-    reverse_variance(1, schedule, variance)  # an unknown name is refused now
-    device = _common_device(model, schedule)
+    device, rule = check.device(model, schedule), rule or ancestral()
+    timesteps = range(schedule.T, -1, -1) if timesteps is None else timesteps
+    visited = check.times("timesteps", timesteps, schedule)
+    dtype = dtype if x_T is None else check.start(x_T, shape).dtype
     normal = noise_for(shape, device, generator, dtype)
 
+    tables = Schedule(schedule.beta[1:])  # on the CPU, whose numbers cost no waiting
+
     def walk() -> Iterator[Step]:
-        x = normal(schedule.T)
-        for t in range(schedule.T, 0, -1):
-            z = normal(t - 1) if t > 1 else None
-            step = _step_back(model, x, t, z, schedule, variance, clip)
-            x = step.x
-            yield step
+        x, before = normal(visited[0]) if x_T is None else x_T, None  # line 1
+        for t, s in pairwise(visited):  # line 2
+            with evaluating(model):
+                at = torch.full(x.shape[:1], max(t, s), device=device)
+                noise = predict_noise(model, x, at)
+                x_0_hat = predict_x_0(x, t, noise, tables)
+                if clip:
+                    x_0_hat = x_0_hat.clamp(-1, 1)
+                    noise = x_0_to_noise(x, t, x_0_hat, tables)
+                seen = Prediction(t, x, noise, x_0_hat, before)
+                x, sigma = rule(seen, s, tables)  # line 4, and below its last term
+                if sigma is not None and s > 0:  # line 3: no noise at the last step
+                    x = x + sigma * normal(s)
+                before = replace(seen, before=None)
+            yield Step(s, x, x_0_hat)
 
     return walk()
 
 
+class Options(TypedDict, total=False):
+    """The named arguments of `sample_steps`, for those who hand them on."""
+
+    x_T: Tensor | None
+    clip: bool
+    generator: Randomness
+    dtype: torch.dtype | None
+
+
 def sample(
     model: Model,
-    shape: tuple[int, ...],
+    shape: Sequence[int],
     schedule: Schedule,
+    rule: Rule | None = None,
+    timesteps: Sequence[int] | None = None,
     *,
-    variance: Variance = "large",
-    clip: bool = False,
-    generator: Randomness = None,
-    dtype: torch.dtype | None = None,
     progress: bool = False,
+    **options: Unpack[Options],
 ) -> Tensor:
-    """Run Algorithm 2 to the end and return the samples, in `shape`.
+    """Run a sampler to the end and return the samples, in `shape`.
 
     The arguments are those of `sample_steps`. With `progress`, a bar shows how far it is.
     """
-    steps = sample_steps(
-        model,
-        shape,
-        schedule,
-        variance=variance,
-        clip=clip,
-        generator=generator,
-        dtype=dtype,
-    )
-    for step in tqdm(steps, total=schedule.T, disable=not progress):
+    steps = sample_steps(model, shape, schedule, rule, timesteps, **options)
+    total = schedule.T if timesteps is None else len(timesteps) - 1
+    for step in tqdm(steps, total=total, disable=not progress):
         x = step.x
     return x
 

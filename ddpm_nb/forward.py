@@ -262,7 +262,7 @@ def per_image(value: Tensor, x: Tensor) -> Tensor:
             f"x: expected floating-point numbers, got {x.dtype}; scale pictures to [-1, 1]"
         )
     if value.dim() == 0:
-        return value.to(x)
+        return value.to(x.dtype)  # a number on the CPU serves every device
     if value.shape != x.shape[:1]:
         raise ValueError(
             f"t: expected one value a picture, shape ({len(x)},), "

@@ -87,9 +87,24 @@ def predict_x_0(
 
     Equation: eq-predict-x0. Paper: equation 15.
     """
-    alpha_bar = schedule.alpha_bar[check_t(t, schedule)]
+    alpha_bar = schedule.alpha_bar[check_t(t, schedule, lowest=0)]
     return (x_t - per_image((1 - alpha_bar).sqrt(), noise) * noise) / per_image(
         alpha_bar.sqrt(), x_t
+    )
+
+
+def x_0_to_noise(
+    x_t: Tensor, t: int | Tensor, x_0: Tensor, schedule: Schedule
+) -> Tensor:
+    """Return the noise in x_t, if it was made from the picture x_0.
+
+    This is the inverse of `predict_x_0`, for t in 1 ... T.
+
+    Equation: eq-predict-x0. Paper: equation 15.
+    """
+    alpha_bar = schedule.alpha_bar[check_t(t, schedule)]
+    return (x_t - per_image(alpha_bar.sqrt(), x_0) * x_0) / per_image(
+        (1 - alpha_bar).sqrt(), x_t
     )
 
 

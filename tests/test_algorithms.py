@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ddpm_nb.algorithms import (
     Step,
+    ancestral,
     minibatches,
     sample,
     sample_steps,
@@ -21,7 +22,7 @@ from ddpm_nb.algorithms import (
 )
 from ddpm_nb.forward import Schedule
 from ddpm_nb.likelihood import GaussianMixture
-from ddpm_nb.loss import denoising_mean, optimal_variance, vlb_weight
+from ddpm_nb.loss import Variance, denoising_mean, optimal_variance, vlb_weight
 from ddpm_nb.posterior import noised_mixture, optimal_noise, posterior_variance
 
 F64 = torch.float64
@@ -62,13 +63,13 @@ TRUTH = RING.sample(5000, generator(100)).double()
     ids=["T=1000 large", "T=1000 small", "T=50 large"],
 )
 def test_samples_with_the_exact_noise_pass_as_data(
-    schedule: Schedule, variance: str
+    schedule: Schedule, variance: Variance
 ) -> None:
     x = sample(
         optimal_noise(RING, schedule),
         (5000, 2),
         schedule,
-        variance=variance,
+        ancestral(variance),
         generator=generator(1),
         dtype=F64,
     )
@@ -83,7 +84,7 @@ def test_the_test_sees_large_steps_as_well_as_mistakes(seed: int) -> None:
         optimal_noise(RING, FIFTY),
         (5000, 2),
         FIFTY,
-        variance="small",
+        ancestral("small"),
         generator=generator(seed),
         dtype=F64,
     )
@@ -114,14 +115,16 @@ NORMAL = GaussianMixture([1.0], [[0.0]], [0.5])
 @pytest.mark.equation("eq-sampling-step")
 @pytest.mark.parametrize("variance", ["large", "small"])
 @pytest.mark.parametrize("T", [2, 10, 50])
-def test_samples_of_normal_data_have_the_exact_variance(T: int, variance: str) -> None:
+def test_samples_of_normal_data_have_the_exact_variance(
+    T: int, variance: Variance
+) -> None:
     """However large the steps are, what Algorithm 2 returns is known for these data."""
     n, schedule = 200_000, Schedule.cosine(T=T, s=0.05)
     x = sample(
         optimal_noise(NORMAL, schedule),
         (n, 1),
         schedule,
-        variance=variance,
+        ancestral(variance),
         generator=generator(1),
         dtype=F64,
     )
@@ -339,14 +342,14 @@ class Recorder(nn.Module):
 
 @pytest.mark.equation("eq-sampling-step")
 @pytest.mark.parametrize("variance", ["large", "small"])
-def test_one_step_has_the_stated_mean_and_variance(variance: str) -> None:
+def test_one_step_has_the_stated_mean_and_variance(variance: Variance) -> None:
     """For a network that answers 0, one step is x / sqrt(alpha_T) plus noise of variance sigma_T^2."""
     schedule, n = Schedule([0.1, 0.3, 0.4]), 200_000
     steps = sample_steps(
         lambda x, t: torch.zeros_like(x),
         (n, 1),
         schedule,
-        variance=variance,
+        ancestral(variance),
         generator=generator(),
         dtype=F64,
     )
@@ -365,7 +368,7 @@ def test_one_step_has_the_stated_mean_and_variance(variance: str) -> None:
     ("variance", "theirs"), [("large", "fixed_large"), ("small", "fixed_small")]
 )
 def test_every_step_is_that_of_diffusers(
-    variance: str, theirs: str, clip: bool
+    variance: Variance, theirs: str, clip: bool
 ) -> None:
     """The same tables, the same network, the same noise: the same x and predicted picture, step by step."""
     from diffusers import DDPMScheduler
@@ -395,7 +398,7 @@ def test_every_step_is_that_of_diffusers(
         network,
         (6, 3),
         schedule,
-        variance=variance,
+        ancestral(variance),
         clip=clip,
         generator=generator(),
         dtype=F64,
@@ -440,7 +443,7 @@ def test_modes_come_back_even_when_the_network_fails() -> None:
 @pytest.mark.equation("eq-sampling-step")
 @pytest.mark.parametrize("clip", [False, True])
 @pytest.mark.parametrize("variance", ["large", "small"])
-def test_no_noise_at_the_last_step(variance: str, clip: bool) -> None:
+def test_no_noise_at_the_last_step(variance: Variance, clip: bool) -> None:
     """Two runs whose generators differ from the step to x_t on: the same x_0 for t = 1, another for t = 2."""
 
     def run(reached: int, seed: int) -> Tensor:
@@ -449,7 +452,7 @@ def test_no_noise_at_the_last_step(variance: str, clip: bool) -> None:
             optimal_noise(RING, FIFTY),
             (4, 2),
             FIFTY,
-            variance=variance,
+            ancestral(variance),
             clip=clip,
             generator=rng,
             dtype=F64,
@@ -484,7 +487,7 @@ def test_the_last_step_is_the_mean(T: int) -> None:
 @pytest.mark.parametrize("clip", [None, False, True])
 @pytest.mark.parametrize("variance", [None, "large", "small"])
 def test_sample_is_the_end_of_the_same_steps(
-    variance: str | None, clip: bool | None, dtype: torch.dtype | None
+    variance: Variance | None, clip: bool | None, dtype: torch.dtype | None
 ) -> None:
     """Whatever is asked for is handed on; what is not asked for is the large variance, no clipping, float32."""
 
@@ -492,7 +495,8 @@ def test_sample_is_the_end_of_the_same_steps(
         return -x.sin()  # pictures beyond [-1, 1], so that clipping shows
 
     schedule = Schedule.linear(T=12, beta_1=0.01, beta_T=0.3)
-    asked = {"variance": variance, "clip": clip, "dtype": dtype}
+    rule = None if variance is None else ancestral(variance)
+    asked = {"rule": rule, "clip": clip, "dtype": dtype}
     asked = {name: value for name, value in asked.items() if value is not None}
     ends = {
         (v, c): list(
@@ -500,7 +504,7 @@ def test_sample_is_the_end_of_the_same_steps(
                 wide,
                 (3, 2),
                 schedule,
-                variance=v,
+                ancestral(v),
                 clip=c,
                 generator=generator(),
                 dtype=dtype,
@@ -553,7 +557,7 @@ def test_same_seed_same_sample(clip: bool) -> None:
 def test_sampling_refuses_an_unknown_variance_at_once() -> None:
     """Before the first step, not in the middle of a long run."""
     with pytest.raises(ValueError, match="'huge'"):
-        sample_steps(lambda x, t: x, (1, 1), Schedule.linear(T=3), variance="huge")
+        ancestral("huge")  # type: ignore[arg-type]
 
 
 def endless(x: Tensor) -> Iterator[Tensor]:
