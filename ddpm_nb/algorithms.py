@@ -101,34 +101,6 @@ class TrainStep:
     grad_norm: Tensor | None = None
 
 
-def minibatches(
-    x: Tensor, batch_size: int, generator: torch.Generator | None = None
-) -> Iterator[Tensor]:
-    """Yield batches of `x` without end: shuffle, go through, shuffle again.
-
-    A last batch that would be smaller is left out; its pictures get their turn after
-    the next shuffle.
-
-    Args:
-        x: (N, ...) the training set, on any device.
-        batch_size: pictures a batch, from 1 to N.
-        generator: where the shuffles come from; torch's global one if None.
-
-    Raises:
-        ValueError: if batch_size is not in 1 ... N.
-    """
-    check.whole("batch_size", batch_size, 1, len(x))
-    source = generator.device if generator is not None else "cpu"
-
-    def endless() -> Iterator[Tensor]:
-        while True:
-            order = torch.randperm(len(x), generator=generator, device=source)
-            for start in range(0, len(x) - batch_size + 1, batch_size):
-                yield x[order[start : start + batch_size].to(x.device)]
-
-    return endless()
-
-
 def train_steps(
     model: nn.Module,
     batches: Iterable[Tensor],
@@ -167,6 +139,38 @@ def train_steps(
         loss.backward()
         optimizer.step()
         yield TrainStep(step, loss.detach())
+
+
+# %% [markdown]
+# Line 2, if the whole training set is one tensor; and the loop of line 6, for as many steps as you say.
+
+# %%
+def minibatches(
+    x: Tensor, batch_size: int, generator: torch.Generator | None = None
+) -> Iterator[Tensor]:
+    """Yield batches of `x` without end: shuffle, go through, shuffle again.
+
+    A last batch that would be smaller is left out; its pictures get their turn after
+    the next shuffle.
+
+    Args:
+        x: (N, ...) the training set, on any device.
+        batch_size: pictures a batch, from 1 to N.
+        generator: where the shuffles come from; torch's global one if None.
+
+    Raises:
+        ValueError: if batch_size is not in 1 ... N.
+    """
+    check.whole("batch_size", batch_size, 1, len(x))
+    source = generator.device if generator is not None else "cpu"
+
+    def endless() -> Iterator[Tensor]:
+        while True:
+            order = torch.randperm(len(x), generator=generator, device=source)
+            for start in range(0, len(x) - batch_size + 1, batch_size):
+                yield x[order[start : start + batch_size].to(x.device)]
+
+    return endless()
 
 
 def train(
@@ -208,7 +212,7 @@ def train(
 #
 # The result stands on the *left*: it is $x_{t-1}$, one step less noisy than $x_t$. Its three factors, one by one: $\frac{1-\alpha_t}{\sqrt{1-\bar\alpha_t}}$ takes away *this step's share* of the predicted noise, not all of it. $\frac{1}{\sqrt{\alpha_t}}$ undoes the shrinking of the forward step. $\sigma_t z$ adds back the doubt: where $x_t$ came from is known only up to that much, and without it, all chains would run to the same few places.
 #
-# **Clipping.** Pixels lie in $[-1, 1]$, a predicted $\hat x_0$ need not. Instead of line 4 one can compute $\hat x_0$ from the noise, clip it to $[-1, 1]$, and take the mean of the step back from the clipped picture. Where nothing is clipped, that is line 4 exactly, by the derivation in [the loss](loss.ipynb); a check follows below. It can keep an early error from growing.
+# **Clipping.** Pixels lie in $[-1, 1]$, a predicted $\hat x_0$ need not. One can compute $\hat x_0$ from the noise, clip it to $[-1, 1]$, and take the mean of the step back from the clipped picture: that is line 4 with another noise, the one that leads from the clipped picture to $x_t$. Where nothing is clipped nothing changes, by the derivation in [the loss](loss.ipynb); a check follows below. It can keep an early error from growing.
 
 # %%
 @dataclass(frozen=True)
@@ -230,8 +234,8 @@ class Prediction:
     before: "Prediction | None" = None
 
 
-# From a prediction at t, and the time s to go to: the mean of x_s, and the standard
-# deviation of the noise to add, None for none.
+# From a prediction at t to the time s: the mean of x_s, and the standard deviation of the
+# noise to add (None: no noise).
 Rule = Callable[[Prediction, int, Schedule], tuple[Tensor, Tensor | None]]
 
 
@@ -347,6 +351,10 @@ def sample_steps(
     return walk()
 
 
+# %% [markdown]
+# If only the end is wanted, `sample` runs the loop and keeps the last record.
+
+# %%
 class Options(TypedDict, total=False):
     """The named arguments of `sample_steps`, for those who hand them on."""
 
@@ -496,7 +504,7 @@ def sample(
 # print("a finer grid, the same:", torch.allclose(floors[50], finer, rtol=0, atol=1e-5))
 
 # %% [markdown]
-# The mean of $\operatorname{Var}(x_0\mid x_t)$ follows from it: a wrong noise makes $\hat x_0$ wrong by $\sqrt{1-\bar\alpha_t}/\sqrt{\bar\alpha_t}$ times as much. Our `sample` offers the paper's two variances. For the third, here is Algorithm 2 written out once more, for any list of variances; and, for later, with a mistake in it if one is asked for.
+# The mean of $\operatorname{Var}(x_0\mid x_t)$ follows from it: a wrong noise makes $\hat x_0$ wrong by $\sqrt{1-\bar\alpha_t}/\sqrt{\bar\alpha_t}$ times as much. `ancestral` offers the paper's two variances. For the third we write a rule of our own: line 4, with any list of variances. (And, for later, with a mistake in the walk if one is asked for.)
 
 # %% tags=["active-ipynb"]
 # from ddpm_nb.loss import optimal_variance
@@ -514,29 +522,34 @@ def sample(
 #     }
 #
 #
-# def walk_back(table, model, variance, seed, mistake=None):
-#     """Algorithm 2 written out once more, for any variance, with a mistake if asked for."""
+# def with_variance(sigma_squared):
+#     """Line 4 with any variances: a rule for the loop of `sample_steps`."""
+#
+#     def rule(seen, s, table):
+#         mean = denoising_mean(seen.x, seen.t, seen.noise, table)
+#         return mean, sigma_squared[seen.t - 1].sqrt()
+#
+#     return rule
+#
+#
+# def walk_back(table, model, sigma_squared, seed, mistake=None):
 #     n = 20_000 if table.T == 50 else 5_000  # 1,000 steps take twenty times as long
-#     generator = torch.Generator().manual_seed(seed)
-#     x = torch.randn(n, 2, dtype=torch.float64, generator=generator)
-#     for t in range(table.T, 0, -1):
-#         asked = max(t - 1, 1) if mistake == "t off by one" else t
-#         sigma = variance[t - 1]
-#         if mistake != "root forgotten":
-#             sigma = sigma.sqrt()
-#         z = torch.randn(x.shape, dtype=torch.float64, generator=generator)
-#         if t == 1 and mistake != "noise at the last step":
-#             z = torch.zeros_like(z)
-#         x = denoising_mean(x, t, model(x, asked), table) + sigma * z
+#     options = {"generator": torch.Generator().manual_seed(seed), "dtype": torch.float64}
+#     networks = {"t off by one": lambda x_t, t: model(x_t, (t - 1).clamp(min=1))}
+#     network = networks.get(mistake, model)
+#     variance = sigma_squared**2 if mistake == "root forgotten" else sigma_squared
+#     x = sample(network, (n, 2), table, with_variance(variance), **options)
+#     if mistake == "noise at the last step":
+#         x = x + sigma_squared[0].sqrt() * torch.randn(x.shape, **options)
 #     return x
 #
 #
-# same_noise = torch.Generator().manual_seed(1)
-# by_sample = sample(
-#     exact_50, (20_000, 2), fifty, generator=same_noise, dtype=torch.float64
+# by_name = sample(exact_50, (20, 2), fifty, generator=torch.Generator().manual_seed(1))
+# rule = with_variance(variances(fifty)["large"])
+# by_hand = sample(
+#     exact_50, (20, 2), fifty, rule, generator=torch.Generator().manual_seed(1)
 # )
-# by_hand = walk_back(fifty, exact_50, variances(fifty)["large"], seed=1)
-# print("written twice, the same:", torch.allclose(by_sample, by_hand, atol=1e-9))
+# print("our rule with beta_t is `ancestral`:", torch.allclose(by_name, by_hand))
 
 # %% [markdown]
 # Each variance gets the test, for three seeds and now with 20,000 points (one seed and 5,000 points for the 1,000 steps); each seed has its own noises and its own true points. Beside it stands the width of the bumps, divided by the true width. A hair below 1.00 is right, since a point that strays far is counted to the bump next door; true points stand in the first line. (The interval holds 95 % of such measurements. A variance estimated from $N$ normal numbers has the relative error $\sqrt{2/N}$, and its root half of that.)
@@ -1187,39 +1200,24 @@ def sample(
 # exact_pair = optimal_noise(pair, schedule)
 #
 #
-# def chains(with_z, n=2000, seed=0):
-#     generator = torch.Generator().manual_seed(seed)
-#     x = torch.randn(n, 1, generator=generator)
-#     path = [x]
-#     for t in range(1000, 0, -1):
-#         z = (
-#             torch.randn(x.shape, generator=generator)
-#             if with_z and t > 1
-#             else torch.zeros_like(x)
-#         )
-#         x = (
-#             denoising_mean(x, t, exact_pair(x, t), schedule)
-#             + schedule.beta[t].sqrt() * z
-#         )
-#         path.append(x)
-#     return torch.cat(path, dim=1)  # (n, 1001)
+# def without_z(seen, s, table):
+#     return denoising_mean(seen.x, seen.t, seen.noise, table), None
 #
 #
 # figure, axes = plt.subplots(1, 2, sharey=True, figsize=(5.4, 2.0))
-# for ax, with_z, color in zip(axes, (True, False), (fig.BLUE, fig.ORANGE)):
-#     path = chains(with_z)
+# kinds = (("with z", ancestral(), fig.BLUE), ("without z", without_z, fig.ORANGE))
+# for ax, (name, rule, color) in zip(axes, kinds):
+#     generator = torch.Generator().manual_seed(0)
+#     x_T = torch.randn(2000, 1, generator=generator)
+#     options = {"x_T": x_T, "generator": generator}
+#     walk = sample_steps(exact_pair, x_T.shape, schedule, rule, **options)
+#     path = torch.cat([x_T, *(step.x for step in walk)], dim=1)  # (2000, 1001)
 #     ax.plot(range(1000, -1, -50), path[:8, ::50].T, color=color, linewidth=0.6)
-#     ax.set(
-#         title="with z" if with_z else "without z",
-#         xlabel="t",
-#         xlim=(1000, 0),
-#         ylim=(-3, 3),
-#     )
+#     ax.set(title=name, xlabel="t", xlim=(1000, 0), ylim=(-3, 3))
 #     end = path[:, -1]
-#     left, name = (end < 0).float().mean(), "with z:" if with_z else "without z:"
-#     print(f"{name:10} {left:.1f} of the chains end in the left bump")
-#     if not with_z:
-#         print(f"without z: all end between {end.min():.2f} and {end.max():.2f}")
+#     left = (end < 0).float().mean()
+#     print(f"{name + ':':10} {left:.1f} of the chains end in the left bump")
+# print(f"without z: all end between {end.min():.2f} and {end.max():.2f}")
 # axes[0].set_ylabel("$x_t$")
 # plt.show()
 
@@ -1242,9 +1240,7 @@ def sample(
 # unit = GaussianMixture(weights=[1.0], means=[[0.0]], stds=[1.0])
 # exact_unit = optimal_noise(unit, schedule)
 # x_T = torch.linspace(-3, 3, 7, dtype=torch.float64)[:, None]
-# x = x_T
-# for t in range(1000, 0, -1):
-#     x = denoising_mean(x, t, exact_unit(x, t), schedule)
+# x = sample(exact_unit, x_T.shape, schedule, without_z, x_T=x_T)
 # shrunk = schedule.alpha_bar[-1].sqrt()
 # print("every chain ends at its start times the root:", torch.allclose(x, shrunk * x_T))
 # print(f"the standard deviation at the end: {shrunk:.4f}, where 1 is right")

@@ -9,11 +9,11 @@
 # %% [markdown]
 # # Fewer steps with the same network
 #
-# **The question.** Algorithm 2 asks the network a thousand times for one picture. Can a network that is already trained draw with fifty steps, or twenty, and what does it cost?
+# **The question.** Algorithm 2 needs a thousand **network evaluations** for one picture (often written NFE, number of function evaluations). Can a network that is already trained draw with fifty, or twenty, and what does it cost?
 #
 # **What you bring.** The jump from [the forward process](forward.ipynb), the step back from [the posterior](posterior.ipynb), $\hat x_0$ and the velocity from [the loss](loss.ipynb), and Algorithm 2 from [the two algorithms](algorithms.ipynb).
 #
-# **What you take away.** Two samplers that visit only some of the times: Algorithm 2 with strides, and DDIM, which needs no fresh noise. Both are derived, both use the network as it is. You will see how the quality falls with the number of steps, and pictures turned into noise and back.
+# **What you take away.** Two samplers that visit only some of the times: Algorithm 2 with strides, and DDIM, which needs no fresh noise. Both are derived, both use the network as it is, and both are rules for the loop of Algorithm 2. You will see how the quality falls with the number of steps, and pictures turned into noise and back.
 
 # %% tags=["active-ipynb"]
 # # In Colab this installs the book's package; elsewhere it is there, and nothing happens.
@@ -25,8 +25,8 @@
 # %%
 """Fewer steps with the same network: Algorithm 2 with strides, and DDIM.
 
-A walk visits the times T >= tau_S > ... > tau_1 >= 1 and ends at 0. The network is asked
-once at each of them.
+A walk visits the times T >= tau_S > ... > tau_1 >= 1 and ends at 0, with one network
+evaluation at each of them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -55,7 +55,7 @@ Spacing = Literal["leading", "trailing", "linspace", "quadratic"]
 # %% [markdown]
 # ## Which times to visit
 #
-# Let $S$ be the number of steps that we can afford, from 1 to $T$. We pick $S$ whole numbers $\tau_1 < \tau_2 < \dots < \tau_S$ between 1 and $T$, and put $\tau_0 = 0$. The walk goes down: from $\tau_S$ to $\tau_{S-1}$, and so on, and its last step goes from $\tau_1$ to $0$. The network is asked $S$ times.
+# Let $S$ be the number of steps that we can afford, from 1 to $T$. We pick $S$ whole numbers $\tau_1 < \tau_2 < \dots < \tau_S$ between 1 and $T$, and put $\tau_0 = 0$. The walk goes down: from $\tau_S$ to $\tau_{S-1}$, and so on, and its last step goes from $\tau_1$ to $0$. That takes $S$ network evaluations.
 #
 # How should they be spread? Cut the numbers $1,\dots,T$ into $S$ blocks: block $i$ holds the whole numbers $t$ with $(i-1)\,T/S < t \le i\,T/S$. No block is empty, because its length $T/S$ is at least 1. Take the first number of each block, or the last. Or lay $S$ points evenly from 1 to $T$, both ends included, counted down from $T$ and rounded to the nearest whole number. Or let the gaps grow, so that most steps fall where there is little noise. With $\lfloor\cdot\rfloor$ for rounding down, for $i = 1,\dots,S$:
 #
@@ -76,7 +76,7 @@ def timesteps(T: int, steps: int, spacing: Spacing = "trailing") -> tuple[int, .
 
     Args:
         T: the length of the full chain.
-        steps: how often the network is asked, 1 ... T.
+        steps: network evaluations, 1 ... T.
         spacing: "leading" (the first of each of `steps` equal blocks; never T, unless
             steps = T), "trailing" (the last of each block), "linspace" (evenly from T
             to 1) or "quadratic" (dense near 0). The last three begin at T.
@@ -234,7 +234,7 @@ def strided(variance: Variance = "large") -> Rule:
 # plt.show()
 
 # %% [markdown]
-# With few steps it suffers, and the reason is known from [the posterior](posterior.ipynb): after a big step the true way back is not normal, and Algorithm 2 draws from a normal distribution all the same. Can we do better with the same few questions to the network?
+# With few steps the samples get worse, and the reason is known from [the posterior](posterior.ipynb): after a big step the true way back is not normal, and Algorithm 2 draws from a normal distribution all the same. Can we do better with the same few network evaluations?
 #
 # ## A family with the same marginals
 #
@@ -336,7 +336,7 @@ def ddim_mean(
 # print(f"one standard error of the variance is {(2 / n) ** 0.5:.1%}")
 
 # %% [markdown]
-# The three differ in how $x_s$ hangs together with $x_t$. Each by itself, $x_t$ and $x_s$ are distributed as ever. The process that belongs to another $\sigma$ than that of $\eta = 1$ (defined next) is no longer Markov in the forward direction, but nobody has to walk it forward: training jumps.
+# The three differ in how $x_s$ depends on $x_t$. Each marginal is unchanged. The process that belongs to another $\sigma$ than that of $\eta = 1$ (defined next) is no longer Markov in the forward direction, but nobody has to walk it forward: training jumps.
 #
 # **How much fresh noise?** A number $\eta$ ("eta"), from 0 to 1, is used to dial it:
 #
@@ -381,7 +381,7 @@ def ddim_mean(
 # x_s = \sqrt{\bar\alpha_s}\;\hat x_0 + \sqrt{1-\bar\alpha_s-\sigma^2}\;\hat\varepsilon + \sigma z .
 # $$ (eq-ddim-step)
 #
-# In words: guess the picture and the noise, and mix them again at the lower level. **At the last step** $s = 0$ and $\bar\alpha_0 = 1$, so $\sigma = 0$ and the result is $\hat x_0$: no noise is added, and none is left. If $\hat x_0$ is clipped, the noise must be worked out again from the clipped picture, so that picture and noise still make up $x_t$. The function `ddim_mean` does that by itself, because it is given $\hat x_0$ and $x_t$ and computes the fraction.
+# In words: guess the picture and the noise, and mix them again at the lower level. **At the last step** $s = 0$ and $\bar\alpha_0 = 1$, so $\sigma = 0$ and the result is $\hat x_0$: no noise is added, and none is left. If $\hat x_0$ is clipped, the noise must be worked out again from the clipped picture, so that picture and noise still make up $x_t$. The loop does that for every rule: $\hat x_0$, $\hat\varepsilon$ and $x_t$ always fit together. So at $\eta = 0$ the rule is the jump of training, with the network's two guesses in the place of the picture and its noise.
 
 # %%
 def ddim_sigma(t: int, s: int, schedule: Schedule, eta: float) -> Tensor:
@@ -411,6 +411,10 @@ def ddim_sigma(t: int, s: int, schedule: Schedule, eta: float) -> Tensor:
     return eta * posterior.sqrt()
 
 
+# %% [markdown]
+# One step, as a rule for the loop of [the two algorithms](algorithms.ipynb):
+
+# %%
 def ddim(eta: float = 0.0) -> Rule:
     """Return the rule of DDIM: from x_t to any other x_s, up or, for eta > 0, down only.
 
@@ -436,6 +440,10 @@ def ddim(eta: float = 0.0) -> Rule:
     return rule
 
 
+# %% [markdown]
+# And the walk in one call, with its times:
+
+# %%
 def ddim_sample_steps(
     model: Model,
     shape: Sequence[int],
@@ -491,16 +499,13 @@ def ddim_sample(
 # start = torch.randn(n, 1, generator=torch.Generator().manual_seed(3))
 #
 #
-# def without_z():
-#     x = start
-#     for t in range(1000, 0, -1):
-#         x = denoising_mean(x, t, exact_pair(x, t), schedule)
-#         yield Step(t - 1, x, x)
+# def without_z(seen, s, schedule):  # a rule of one line
+#     return denoising_mean(seen.x, seen.t, seen.noise, schedule), None
 #
 #
 # walks = {
 #     "Algorithm 2": sample_steps(exact_pair, (n, 1), schedule, generator=generator),
-#     "without z": without_z(),
+#     "without z": sample_steps(exact_pair, (n, 1), schedule, without_z, x_T=start),
 #     "DDIM": ddim_sample_steps(exact_pair, (n, 1), schedule, 1000, x_T=start),
 # }
 # figure, axes = plt.subplots(1, 3, sharey=True, figsize=(5.4, 1.7))
@@ -592,7 +597,7 @@ def ddim_sample(
 #
 # The way down then asks $\varepsilon_\theta(x_t,t)$ and not $\varepsilon_\theta(x_s,t)$. So the round trip is not exact, but the smaller the steps, the less the two differ.
 #
-# There may be many pictures, more than the network can hold at once. It is asked about a batch after the other; all that is not the network takes the pictures together.
+# It is the same rule as on the way down, with the times in rising order: the loop asks the network about the later of the two times, and the rule mixes $\hat x_0$ and $\hat\varepsilon$ at the level to which the step leads. (There may be more pictures than the network can hold at once. It gets one batch after the other.)
 
 # %%
 def ddim_encode(
@@ -613,7 +618,7 @@ def ddim_encode(
         model: the network, noise = model(x_t, t).
         x_0: (B, ...) pictures.
         schedule: the noise schedule, on x_0's device.
-        steps: how often the network is asked, 1 ... T.
+        steps: network evaluations, 1 ... T.
         spacing: which times are visited; see `timesteps`.
         batch_size: how many pictures the network gets at once. Besides what it needs
             for them, the memory holds all pictures some five times.
@@ -918,7 +923,7 @@ def ddim_encode(
 #     print(f"{steps:4} steps: tau_1 = {times[-2]:3}, the noise would be {last:.3f} wide")
 
 # %% [markdown]
-# **Steps that skip.** Well-known code takes every $\lfloor T/S\rfloor$-th time. When $S$ does not divide $T$, that leaves out the upper end: with $T = 1000$ and $S = 600$ the stride is 1, and the walk visits the times 1 to 600 only. The network is told that there is some signal left, and is given pure noise.
+# **Steps that skip.** Well-known code takes every $\lfloor T/S\rfloor$-th time. When $S$ does not divide $T$, that leaves out the upper end: with $T = 1000$ and $S = 600$ the stride is 1, and the walk visits the times 1 to 600 only. The network is told that there is some signal left, and gets pure noise.
 #
 # **The old $\beta_t$ with the new stride.** Whoever takes only every 20th step of Algorithm 2 and leaves $\beta_t$ as it is, removes about a twentieth of the noise that has to go.
 
