@@ -224,6 +224,8 @@ class Prediction:
         x: (B, ...) x_t.
         noise: (B, ...) the noise that the network finds in x_t.
         x_0_hat: (B, ...) the picture that is left: x, noise and x_0_hat fit together.
+        predict: asks the network again, about points x at a time t in 1 ... T; for a rule
+            that needs more than one network evaluation a step.
         before: the prediction of the step before, without its own; None at the first.
     """
 
@@ -231,6 +233,7 @@ class Prediction:
     x: Tensor
     noise: Tensor
     x_0_hat: Tensor
+    predict: Callable[[Tensor, int], "Prediction"]
     before: "Prediction | None" = None
 
 
@@ -331,22 +334,25 @@ def sample_steps(
 
     tables = Schedule(schedule.beta[1:])  # on the CPU, whose numbers cost no waiting
 
+    def predict(x: Tensor, t: int, asked: int | None = None) -> Prediction:
+        at = torch.full(x.shape[:1], asked or t, device=device)
+        noise = predict_noise(model, x, at)
+        x_0_hat = predict_x_0(x, t, noise, tables)
+        if clip:
+            x_0_hat = x_0_hat.clamp(-1, 1)
+            noise = x_0_to_noise(x, t, x_0_hat, tables)
+        return Prediction(t, x, noise, x_0_hat, predict)
+
     def walk() -> Iterator[Step]:
         x, before = normal(visited[0]) if x_T is None else x_T, None  # line 1
         for t, s in pairwise(visited):  # line 2
             with evaluating(model):
-                at = torch.full(x.shape[:1], max(t, s), device=device)
-                noise = predict_noise(model, x, at)
-                x_0_hat = predict_x_0(x, t, noise, tables)
-                if clip:
-                    x_0_hat = x_0_hat.clamp(-1, 1)
-                    noise = x_0_to_noise(x, t, x_0_hat, tables)
-                seen = Prediction(t, x, noise, x_0_hat, before)
-                x, sigma = rule(seen, s, tables)  # line 4, and below its last term
+                seen = predict(x, t, asked=max(t, s))
+                x, sigma = rule(replace(seen, before=before), s, tables)  # line 4
                 if sigma is not None and s > 0:  # line 3: no noise at the last step
                     x = x + sigma * normal(s)
-                before = replace(seen, before=None)
-            yield Step(s, x, x_0_hat)
+                before = seen
+            yield Step(s, x, seen.x_0_hat)
 
     return walk()
 

@@ -3,7 +3,7 @@
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
 import pytest
@@ -12,6 +12,7 @@ from scipy.stats import chi2_contingency, ks_2samp
 from torch import Tensor, nn
 
 from ddpm_nb.algorithms import (
+    Prediction,
     Step,
     ancestral,
     minibatches,
@@ -412,6 +413,54 @@ def test_every_step_is_that_of_diffusers(
         assert torch.allclose(
             step.x_0_hat, out.pred_original_sample, rtol=0, atol=1e-9
         ), f"t = {t + 1}"
+
+
+def test_a_rule_may_ask_again_and_look_back() -> None:
+    """Heun's method on the curve of DDIM: two network evaluations a step, and an error that falls with its square."""
+    two = GaussianMixture([0.4, 0.6], [[-1.0], [1.0]], [0.5, 0.5])
+    schedule = Schedule.linear()
+    model = optimal_noise(two, schedule)
+    x_T = torch.linspace(-2, 2, 9, dtype=F64)[:, None]
+    ratio = ((1 - schedule.alpha_bar) / schedule.alpha_bar).sqrt()
+
+    def heun(seen: Prediction, s: int, schedule: Schedule) -> tuple[Tensor, None]:
+        """In x / root(alpha_bar) against root(1 / alpha_bar - 1), of which the slope is the noise."""
+        rooted = schedule.alpha_bar[s].sqrt()
+        here, step = (
+            seen.x / schedule.alpha_bar[seen.t].sqrt(),
+            ratio[s] - ratio[seen.t],
+        )
+        x = rooted * (here + step * seen.noise)
+        if s > 0:
+            then = seen.predict(x, s)
+            assert (then.t, then.x is x, then.before) == (s, True, None)
+            x = rooted * (here + step * (seen.noise + then.noise) / 2)
+        return x, None
+
+    def end(times: Sequence[int]) -> Tensor:
+        return sample(model, (9, 1), schedule, heun, times, x_T=x_T)
+
+    def spread(steps: int) -> tuple[int, ...]:
+        """Times whose ratios lie evenly on a logarithmic scale, as far as whole numbers allow."""
+        wanted = torch.logspace(ratio[1000].log10(), ratio[5].log10(), steps, dtype=F64)
+        return (*(int((ratio - r).abs().argmin()) for r in wanted), 0)
+
+    finest = end(range(1000, -1, -1))
+    errors = [(end(spread(n)) - finest).abs().max().item() for n in (10, 20, 40)]
+    assert errors[0] > 2.5 * errors[1] > 2.5 * 2.5 * errors[2], errors
+
+
+def test_a_rule_sees_the_prediction_before_and_no_further() -> None:
+    seen_by: list[tuple[int, int | None]] = []
+
+    def rule(seen: Prediction, s: int, schedule: Schedule) -> tuple[Tensor, None]:
+        before = seen.before
+        assert before is None or before.before is None
+        seen_by.append((seen.t, None if before is None else before.t))
+        return seen.x, None
+
+    sample(lambda x, t: x, (2, 1), Schedule.linear(T=4), rule)
+    assert seen_by == [(4, None), (3, 4), (2, 3), (1, 2)]
 
 
 @pytest.mark.equation("eq-sampling-step")
