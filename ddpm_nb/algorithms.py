@@ -510,7 +510,7 @@ def sample(
 # print("a finer grid, the same:", torch.allclose(floors[50], finer, rtol=0, atol=1e-5))
 
 # %% [markdown]
-# The mean of $\operatorname{Var}(x_0\mid x_t)$ follows from it: a wrong noise makes $\hat x_0$ wrong by $\sqrt{1-\bar\alpha_t}/\sqrt{\bar\alpha_t}$ times as much. `ancestral` offers the paper's two variances. For the third we write a rule of our own: line 4, with any list of variances. (And, for later, with a mistake in the walk if one is asked for.)
+# The mean of $\operatorname{Var}(x_0\mid x_t)$ follows from it: a wrong noise makes $\hat x_0$ wrong by $\sqrt{1-\bar\alpha_t}/\sqrt{\bar\alpha_t}$ times as much. `ancestral` offers the paper's two variances. For the third we write a rule of our own: line 4, with any list of variances.
 
 # %% tags=["active-ipynb"]
 # from ddpm_nb.loss import optimal_variance
@@ -538,6 +538,17 @@ def sample(
 #     return rule
 #
 #
+# by_name = sample(exact_50, (20, 2), fifty, generator=torch.Generator().manual_seed(1))
+# rule = with_variance(variances(fifty)["large"])
+# by_hand = sample(
+#     exact_50, (20, 2), fifty, rule, generator=torch.Generator().manual_seed(1)
+# )
+# print("our rule with beta_t is `ancestral`:", torch.allclose(by_name, by_hand))
+
+# %% [markdown]
+# One walk, of one seed. If asked for, it makes a mistake; the mistakes come later.
+
+# %% tags=["active-ipynb"]
 # def walk_back(table, model, sigma_squared, seed, mistake=None):
 #     n = 20_000 if table.T == 50 else 5_000  # 1,000 steps take twenty times as long
 #     options = {"generator": torch.Generator().manual_seed(seed), "dtype": torch.float64}
@@ -548,20 +559,14 @@ def sample(
 #     if mistake == "noise at the last step":
 #         x = x + sigma_squared[0].sqrt() * torch.randn(x.shape, **options)
 #     return x
-#
-#
-# by_name = sample(exact_50, (20, 2), fifty, generator=torch.Generator().manual_seed(1))
-# rule = with_variance(variances(fifty)["large"])
-# by_hand = sample(
-#     exact_50, (20, 2), fifty, rule, generator=torch.Generator().manual_seed(1)
-# )
-# print("our rule with beta_t is `ancestral`:", torch.allclose(by_name, by_hand))
 
 # %% [markdown]
 # Each variance gets the test, for three seeds and now with 20,000 points (one seed and 5,000 points for the 1,000 steps); each seed has its own noises and its own true points. Beside it stands the width of the bumps, divided by the true width. A hair below 1.00 is right, since a point that strays far is counted to the bump next door; true points stand in the first line. (The interval holds 95 % of such measurements. A variance estimated from $N$ normal numbers has the relative error $\sqrt{2/N}$, and its root half of that.)
 
 # %% tags=["active-ipynb", "nbval-ignore-output"]
-# def rejected(x, seed):
+#
+
+# %% tags=["active-ipynb"]
 #     """Does the test see that these are no data? Each seed has its own true points."""
 #     points = ring.sample(len(x), torch.Generator().manual_seed(100 + seed))
 #     return two_sample_p(x, points, ring) < 0.01
@@ -571,8 +576,11 @@ def sample(
 #     bump = ring.log_joint(x).argmax(1)
 #     ratio = float((x - ring.means[bump]).square().mean().sqrt() / 0.25)
 #     return ratio, 1.96 * ratio / (2 * x.numel()) ** 0.5
-#
-#
+
+# %% [markdown]
+# The table:
+
+# %% tags=["active-ipynb", "nbval-ignore-output"]
 # widths, no = {}, {}
 # print("steps  variance   rejected   width")
 # ratio, error = width(ring.sample(60_000, generator).double())
@@ -715,8 +723,11 @@ def sample(
 #
 #     def forward(self, x_t, t):
 #         return self.layers(torch.cat([x_t, time_embedding(t, 128)], dim=1))
-#
-#
+
+# %% [markdown]
+# Algorithm 1 trains it, with a learning rate that falls along half a cosine.
+
+# %% tags=["active-ipynb"]
 # torch.manual_seed(0)
 # net = PlaneNet()
 # points = ring.sample(50_000, generator)
@@ -813,7 +824,11 @@ def sample(
 # steps = (ratio - 1 - ratio.log() + 2 * weight[1:] * floors[1000][1:]).sum()
 # reconstruction = (2 * math.pi * beta[0]).log() + 2 * weight[0] * floors[1000][0]
 # perfect = prior + steps + reconstruction - entropy
-#
+
+# %% [markdown]
+# And its parts: the end of the chain by a sum over a grid, the variance by its formula, the rest by subtraction.
+
+# %% tags=["active-ipynb"]
 # at_T = noised_mixture(ring, 1000, schedule)
 # grid, cell = 2 * grid, 0.1**2  # x_T spreads as far as 5 or so
 # log_ratio = at_T.log_prob(grid) + 0.5 * grid.square().sum(1) + math.log(2 * math.pi)
