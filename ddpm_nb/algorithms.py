@@ -563,10 +563,8 @@ def sample(
 # %% [markdown]
 # Each variance gets the test, for three seeds and now with 20,000 points (one seed and 5,000 points for the 1,000 steps); each seed has its own noises and its own true points. Beside it stands the width of the bumps, divided by the true width. A hair below 1.00 is right, since a point that strays far is counted to the bump next door; true points stand in the first line. (The interval holds 95 % of such measurements. A variance estimated from $N$ normal numbers has the relative error $\sqrt{2/N}$, and its root half of that.)
 
-# %% tags=["active-ipynb", "nbval-ignore-output"]
-#
-
 # %% tags=["active-ipynb"]
+# def rejected(x, seed):
 #     """Does the test see that these are no data? Each seed has its own true points."""
 #     points = ring.sample(len(x), torch.Generator().manual_seed(100 + seed))
 #     return two_sample_p(x, points, ring) < 0.01
