@@ -119,6 +119,29 @@ def per_image(value: Tensor, x: Tensor) -> Tensor:
     return value
 
 
+def betas(beta: Tensor | Sequence[float]) -> Tensor:
+    """Return beta_1 ... beta_T, strictly between 0 and 1, as float64 on the CPU."""
+    steps = _float64(beta)
+    if steps.dim() != 1 or len(steps) == 0:
+        raise ValueError(
+            f"beta: expected beta_1 ... beta_T in one dimension, got shape {tuple(steps.shape)}"
+        )
+    good = (steps > 0) & (steps < 1)  # NaN never is
+    if not good.all():
+        first = int(good.logical_not().nonzero()[0])
+        raise ValueError(
+            f"beta: expected numbers strictly between 0 and 1, got beta_{first + 1} = {steps[first]:g}"
+        )
+    return steps
+
+
+def _float64(value: Tensor | Sequence[Any]) -> Tensor:
+    """Return numbers as float64 on the CPU. A tensor comes there first: MPS has no float64."""
+    if isinstance(value, Tensor):
+        return value.cpu().double()
+    return torch.as_tensor(value, dtype=torch.float64, device="cpu")
+
+
 def t(t: int | Tensor, schedule: Tables, lowest: int = 1) -> int | Tensor:
     """Return an integer, or a tensor of them, in lowest ... T.
 

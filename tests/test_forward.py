@@ -12,7 +12,8 @@ import sympy
 import torch
 from reference import alpha_bar, integrate, linear_beta, moments, normal_pdf
 
-from ddpm_nb.forward import Schedule, check_t, per_image, q_sample, q_step
+from ddpm_nb import _checks as check
+from ddpm_nb.forward import Schedule, per_image, q_sample, q_step
 
 F64 = torch.float64
 
@@ -370,13 +371,13 @@ def test_where_there_is_no_float64_the_tables_are_float32(
 @pytest.mark.parametrize("t", [0, 1001, torch.tensor([1, 0]), torch.tensor([1001]), -1])
 def test_times_outside_are_refused(linear: Schedule, t: int | torch.Tensor) -> None:
     with pytest.raises(ValueError, match="t: expected 1"):
-        check_t(t, linear)
+        check.t(t, linear)
 
 
 @pytest.mark.parametrize("t", [1.5, torch.tensor([1.0]), "1", True])
 def test_times_of_a_wrong_type_are_refused(linear: Schedule, t: object) -> None:
     with pytest.raises(TypeError, match="t: expected an int"):
-        check_t(t, linear)
+        check.t(t, linear)
 
 
 def test_noise_of_another_shape_is_refused(linear: Schedule) -> None:
@@ -398,7 +399,7 @@ def test_times_on_another_device_than_the_schedule_are_refused(
     linear: Schedule,
 ) -> None:
     with pytest.raises(ValueError, match=r"use schedule\.to"):
-        check_t(torch.ones(3, dtype=torch.int64, device="meta"), linear)
+        check.t(torch.ones(3, dtype=torch.int64, device="meta"), linear)
 
 
 def test_numpy_s_integers_count_as_integers() -> None:
