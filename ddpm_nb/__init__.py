@@ -83,6 +83,7 @@ if TYPE_CHECKING:
         simple_loss as simple_loss,
         v_to_noise as v_to_noise,
         vlb_weight as vlb_weight,
+        x_0_to_noise as x_0_to_noise,
     )
     from ddpm_nb.posterior import (
         noised_mixture as noised_mixture,

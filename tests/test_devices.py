@@ -189,6 +189,7 @@ CASES: dict[str, Callable[[On], Any]] = {
     "reverse_variance": lambda on: ddpm.reverse_variance(on.t, on.schedule, "small"),
     "simple_loss": lambda on: ddpm.simple_loss(on.model, on.levels, on.schedule, on.generator()),
     "vlb_weight": lambda on: ddpm.vlb_weight(on.t, on.schedule),
+    "x_0_to_noise": lambda on: ddpm.x_0_to_noise(on.x, on.t, on.noise, on.schedule),
     "minibatches": lambda on: next(ddpm.minibatches(on.levels, 2, on.generator())),
     "train": On.trained,
     "sample": lambda on: ddpm.sample(on.model, SHAPE, on.schedule, clip=True, generator=on.generator()),
