@@ -145,9 +145,9 @@ def mixture(
             "weights, means, stds: expected shapes (K,), (K, D), (K,), got "
             f"{tuple(weights.shape)}, {tuple(means.shape)}, {tuple(stds.shape)}"
         )
+    shares = (weights > 0) & ((weights.sum() - 1).abs() < 1e-6)
     for name, value, allowed, good in (
-        ("weights", weights, "positive numbers", weights > 0),
-        ("weights", weights, "a sum of 1", (weights.sum() - 1).abs() < 1e-6),
+        ("weights", weights, "positive numbers that sum to 1", shares),
         ("stds", stds, "positive numbers", (stds > 0) & stds.isfinite()),
         ("means", means, "finite numbers", means.isfinite()),
     ):
