@@ -15,8 +15,10 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from ddpm_nb._noise import CounterNoise as CounterNoise
     from ddpm_nb.algorithms import (
+        Prediction as Prediction,
         Step as Step,
         TrainStep as TrainStep,
+        ancestral as ancestral,
         minibatches as minibatches,
         sample as sample,
         sample_steps as sample_steps,
@@ -40,7 +42,6 @@ if TYPE_CHECKING:
         bits_per_dim as bits_per_dim,
         collect_features as collect_features,
         denoise as denoise,
-        denoise_steps as denoise_steps,
         discretized_log_prob as discretized_log_prob,
         frechet_distance as frechet_distance,
         inception as inception,
@@ -51,14 +52,14 @@ if TYPE_CHECKING:
         shared_latents as shared_latents,
     )
     from ddpm_nb.fewer_steps import (
+        ddim as ddim,
         ddim_encode as ddim_encode,
         ddim_mean as ddim_mean,
         ddim_sample as ddim_sample,
         ddim_sample_steps as ddim_sample_steps,
         ddim_sigma as ddim_sigma,
         respace as respace,
-        strided_sample as strided_sample,
-        strided_sample_steps as strided_sample_steps,
+        strided as strided,
         timesteps as timesteps,
     )
     from ddpm_nb.forward import (

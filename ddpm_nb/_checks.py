@@ -5,6 +5,7 @@ numbers on the CPU; not at numbers on an accelerator, because the computer would
 """
 
 import operator
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any, Protocol, SupportsIndex, TypeVar
@@ -31,9 +32,12 @@ def whole(
     name: str, value: SupportsIndex, low: int | None = None, high: int | None = None
 ) -> int:
     """Return a whole number from `low` to `high` as an int; NumPy's are welcome."""
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+    try:
+        number = operator.index(value)
+    except TypeError:  # a tensor of several numbers, too
+        number = None
+    if number is None or isinstance(value, bool):
         raise TypeError(f"{name}: expected an int, got {value!r}")
-    number = operator.index(value)
     if (low is not None and number < low) or (high is not None and number > high):
         allowed = f"at least {low}" if high is None else f"{low} ... {high}"
         raise ValueError(f"{name}: expected {allowed}, got {number}")
@@ -104,6 +108,19 @@ def images(name: str, x: Tensor) -> Tensor:
             f"{name}: expected a floating-point tensor, got {came}; scale pictures to [-1, 1], as `to_float` does"
         )
     return x
+
+
+def scale(name: str, x: Tensor) -> None:
+    """Warn if pictures (B, C, H, W) do not look as if they lay around 0 in [-1, 1]."""
+    if x.dim() != 4:  # points of the plane may lie anywhere
+        return
+    low, high = torch.stack(x.aminmax()).tolist()  # a GPU waits here
+    if not (low < 0 and high <= 1):
+        warnings.warn(
+            f"{name}: expected pictures in [-1, 1], with some values below 0; the first batch lies in "
+            f"[{low:g}, {high:g}]. Grey levels 0 ... 255 become x / 127.5 - 1, and [0, 1] becomes 2 * x - 1",
+            stacklevel=3,
+        )
 
 
 def per_image(value: Tensor, x: Tensor) -> Tensor:
@@ -259,6 +276,75 @@ def times(name: str, given: Iterable[int], schedule: Tables) -> tuple[int, ...]:
             f"{name}: expected at least two different times in 0 ... {schedule.T}, got {visited}"
         )
     return visited
+
+
+def some_times(name: str, given: Sequence[int], schedule: Tables) -> Sequence[int]:
+    """Return times in 0 ... T, in any order."""
+    wanted = [whole(name, time) for time in given]
+    if not wanted or min(wanted) < 0 or max(wanted) > schedule.T:
+        raise ValueError(f"{name}: expected some of 0 ... {schedule.T}, got {given}")
+    return given
+
+
+def falling(name: str, given: Sequence[int], schedule: Tables) -> Sequence[int]:
+    """Return the times of a walk from at most T down to 0."""
+    falls = all(t > s for t, s in pairwise(given))
+    if len(given) < 2 or not falls or given[0] > schedule.T or given[-1] != 0:
+        raise ValueError(
+            f"{name}: expected whole numbers that fall from at most {schedule.T} to 0, got {tuple(given)}"
+        )
+    return given
+
+
+def some_signal(name: str, beta: Tensor) -> Tensor:
+    """Return the betas of a short chain, on the CPU, if none of them is 1."""
+    if (beta == 1).any():
+        raise ValueError(
+            f"{name}: expected steps that leave some signal, got one in which alpha_bar falls below double precision; "
+            "more steps are needed, or DDIM"
+        )
+    return beta
+
+
+def down(high: int, low: int, schedule: Tables) -> None:
+    """Refuse a step that does not lead from a time t in 1 ... T down to a time s."""
+    t(high, schedule)
+    t(low, schedule, lowest=0)
+    if low >= high:
+        raise ValueError(f"s: expected a time below t = {high}, got {low}")
+
+
+def remaining_variance(variance: Tensor, sigma: float | Tensor) -> Tensor:
+    """Return variance - sigma^2, if it is not negative; on an accelerator it is NaN later."""
+    rest = variance - sigma**2
+    rounding = 8 * torch.finfo(rest.dtype).eps
+    if rest.device.type == "cpu" and not (sigma >= 0 and rest >= -rounding):
+        raise ValueError(
+            f"sigma: expected 0 <= sigma^2 <= {float(variance):g}, got sigma = {sigma}"
+        )
+    return rest.where(rest < -rounding, rest.clamp(min=0))
+
+
+def next_time(t: int, s: int) -> int:
+    """Return t if s is the time before it, as the steps of Algorithm 2 need it."""
+    if s != t - 1:
+        raise ValueError(
+            f"timesteps: expected {t - 1} after {t} for Algorithm 2, got {s}; `strided` leaves times out"
+        )
+    return t
+
+
+def start(x_T: Tensor, expected: Sequence[int]) -> Tensor:
+    """Return the points that a walk starts from."""
+    return shape("x_T", images("x_T", x_T), expected)
+
+
+def pairs(x_0: Tensor, x_0_other: Tensor, lambdas: Sequence[float]) -> None:
+    """Refuse pairs of pictures to be mixed that are no pairs, or no shares."""
+    images("x_0", x_0)
+    shape("x_0_other", images("x_0_other", x_0_other), x_0.shape)
+    if len(lambdas) == 0:
+        raise ValueError("lambdas: expected at least one number, got none")
 
 
 def device(model: Any, schedule: Tables) -> torch.device:

@@ -19,7 +19,7 @@ from ddpm_nb._noise import CounterNoise
 from ddpm_nb.algorithms import sample
 from ddpm_nb.cifar10 import cifar10_config, digits_config, load_cifar10, load_digits
 from ddpm_nb.evaluation import bits_per_dim
-from ddpm_nb.fewer_steps import Spacing, ddim_sample, strided_sample
+from ddpm_nb.fewer_steps import Spacing, ddim, strided, timesteps
 from ddpm_nb.forward import Schedule
 from ddpm_nb.loss import Model
 from ddpm_nb.training import (
@@ -510,13 +510,9 @@ def run_sample(given: argparse.Namespace) -> None:
             "generator": CounterNoise(given.seed, picture, first=first),
             "progress": rank == 0,
         }
-        if given.method == "ddim":
-            kind = {"eta": given.eta or 0.0, "spacing": given.spacing}
-            return ddim_sample(net.model, shape, net.schedule, steps, **kind, **common)
-        if steps == net.schedule.T:
-            return sample(net.model, shape, net.schedule, variance=variance, **common)
-        kind = {"variance": variance, "spacing": given.spacing}
-        return strided_sample(net.model, shape, net.schedule, steps, **kind, **common)
+        rule = ddim(given.eta or 0.0) if given.method == "ddim" else strided(variance)
+        times = timesteps(net.schedule.T, steps, given.spacing)
+        return sample(net.model, shape, net.schedule, rule, times, **common)
 
     # Each process draws whole batches, so that a picture has the same neighbours however many there are.
     mine = range(0, given.count, given.batch_size)[rank::processes]

@@ -130,3 +130,31 @@ def noise_for(
             f"generator: expected one, or one for each of {shape[0]} pictures, got {len(each)}"
         )
     return lambda t: torch.cat([draw(rng, (1, *shape[1:])) for rng in each])
+
+
+def part_of(generator: Randomness, first: int, n: int) -> Randomness:
+    """Return the randomness of n of a batch's pictures, from number `first` on."""
+    if generator is None or isinstance(generator, torch.Generator):
+        return generator
+    if callable(generator):
+        source = generator
+        return lambda images, t: source(images + first, t)
+    return generator[first : first + n]
+
+
+def fresh_for_each(generator: Randomness, n: int, T: int) -> Randomness:
+    """Return the randomness of n copies of a batch, other noise for each copy.
+
+    A callable is asked for the first copy as ever, for the second with T + 1 added to each time, and so on.
+    """
+    if generator is None or isinstance(generator, torch.Generator):
+        return generator
+    if callable(generator):
+        source = generator
+        return lambda images, t: torch.cat(
+            [
+                source(images[: len(images) // n], t + copy * (T + 1))
+                for copy in range(n)
+            ]
+        )
+    return [*generator] * n

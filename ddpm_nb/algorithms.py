@@ -28,16 +28,17 @@
 The reader owns the loop: stop it, plot from it, average weights in it.
 """
 
-import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice, pairwise
+from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ddpm_nb import _checks as check
+from ddpm_nb._models import evaluating
 from ddpm_nb._noise import Randomness, noise_for
 from ddpm_nb.forward import Schedule
 from ddpm_nb.loss import (
@@ -48,8 +49,8 @@ from ddpm_nb.loss import (
     predict_x_0,
     reverse_variance,
     simple_loss,
+    x_0_to_noise,
 )
-from ddpm_nb.posterior import posterior_mean
 
 
 # %% [markdown]
@@ -100,52 +101,6 @@ class TrainStep:
     grad_norm: Tensor | None = None
 
 
-def minibatches(
-    x: Tensor, batch_size: int, generator: torch.Generator | None = None
-) -> Iterator[Tensor]:
-    """Yield batches of `x` without end: shuffle, go through, shuffle again.
-
-    A last batch that would be smaller is left out; its pictures get their turn after
-    the next shuffle.
-
-    Args:
-        x: (N, ...) the training set, on any device.
-        batch_size: pictures a batch, from 1 to N.
-        generator: where the shuffles come from; torch's global one if None.
-
-    Raises:
-        ValueError: if batch_size is not in 1 ... N.
-    """
-    if not 1 <= batch_size <= len(x):
-        raise ValueError(f"batch_size: expected 1 ... {len(x)}, got {batch_size}")
-
-    source = generator.device if generator is not None else "cpu"
-
-    def endless() -> Iterator[Tensor]:
-        while True:
-            order = torch.randperm(len(x), generator=generator, device=source).to(
-                x.device
-            )
-            for start in range(0, len(x) - batch_size + 1, batch_size):
-                yield x[order[start : start + batch_size]]
-
-    return endless()
-
-
-def _warn_of_scale(x_0: Tensor) -> None:
-    """Warn if pictures (B, C, H, W) do not look as if they lay around 0 in [-1, 1]."""
-    if x_0.dim() != 4:  # points of the plane may lie anywhere
-        return
-    low, high = torch.stack(x_0.aminmax()).tolist()  # a GPU waits here, once
-    if not (low < 0 and high <= 1):
-        warnings.warn(
-            f"batches: expected pictures in [-1, 1], with some values below 0; the first "
-            f"batch lies in [{low:g}, {high:g}]. Grey levels 0 ... 255 become x / 127.5 - 1, "
-            f"and [0, 1] becomes 2 * x - 1",
-            stacklevel=3,
-        )
-
-
 def train_steps(
     model: nn.Module,
     batches: Iterable[Tensor],
@@ -179,11 +134,43 @@ def train_steps(
     for step, x_0 in enumerate(batches, start=1):
         loss = simple_loss(model, x_0, schedule, generator)
         if step == 1:
-            _warn_of_scale(x_0)
+            check.scale("batches", x_0)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         yield TrainStep(step, loss.detach())
+
+
+# %% [markdown]
+# Line 2, if the whole training set is one tensor; and the loop of line 6, for as many steps as you say.
+
+# %%
+def minibatches(
+    x: Tensor, batch_size: int, generator: torch.Generator | None = None
+) -> Iterator[Tensor]:
+    """Yield batches of `x` without end: shuffle, go through, shuffle again.
+
+    A last batch that would be smaller is left out; its pictures get their turn after
+    the next shuffle.
+
+    Args:
+        x: (N, ...) the training set, on any device.
+        batch_size: pictures a batch, from 1 to N.
+        generator: where the shuffles come from; torch's global one if None.
+
+    Raises:
+        ValueError: if batch_size is not in 1 ... N.
+    """
+    check.whole("batch_size", batch_size, 1, len(x))
+    source = generator.device if generator is not None else "cpu"
+
+    def endless() -> Iterator[Tensor]:
+        while True:
+            order = torch.randperm(len(x), generator=generator, device=source)
+            for start in range(0, len(x) - batch_size + 1, batch_size):
+                yield x[order[start : start + batch_size].to(x.device)]
+
+    return endless()
 
 
 def train(
@@ -225,15 +212,65 @@ def train(
 #
 # The result stands on the *left*: it is $x_{t-1}$, one step less noisy than $x_t$. Its three factors, one by one: $\frac{1-\alpha_t}{\sqrt{1-\bar\alpha_t}}$ takes away *this step's share* of the predicted noise, not all of it. $\frac{1}{\sqrt{\alpha_t}}$ undoes the shrinking of the forward step. $\sigma_t z$ adds back the doubt: where $x_t$ came from is known only up to that much, and without it, all chains would run to the same few places.
 #
-# **Clipping.** Pixels lie in $[-1, 1]$, a predicted $\hat x_0$ need not. Instead of line 4 one can compute $\hat x_0$ from the noise, clip it to $[-1, 1]$, and take the mean of the step back from the clipped picture. Where nothing is clipped, that is line 4 exactly, by the derivation in [the loss](loss.ipynb); a check follows below. It can keep an early error from growing.
+# **Clipping.** Pixels lie in $[-1, 1]$, a predicted $\hat x_0$ need not. One can compute $\hat x_0$ from the noise, clip it to $[-1, 1]$, and take the mean of the step back from the clipped picture: that is line 4 with another noise, the one that leads from the clipped picture to $x_t$. Where nothing is clipped nothing changes, by the derivation in [the loss](loss.ipynb); a check follows below. It can keep an early error from growing.
+
+# %%
+@dataclass(frozen=True)
+class Prediction:
+    """What the network makes of x_t: all that a sampler's rule goes by.
+
+    Attributes:
+        t: the time.
+        x: (B, ...) x_t.
+        noise: (B, ...) the noise that the network finds in x_t.
+        x_0_hat: (B, ...) the picture that is left: x, noise and x_0_hat fit together.
+        predict: asks the network again, about points x at a time t in 1 ... T; for a rule
+            that needs more than one network evaluation a step.
+        before: the prediction of the step before, without its own; None at the first.
+    """
+
+    t: int
+    x: Tensor
+    noise: Tensor
+    x_0_hat: Tensor
+    predict: Callable[[Tensor, int], "Prediction"]
+    before: "Prediction | None" = None
+
+
+# From a prediction at t to the time s: the mean of x_s, and the standard deviation of the
+# noise to add (None: no noise).
+Rule = Callable[[Prediction, int, Schedule], tuple[Tensor, Tensor | None]]
+
+
+def ancestral(variance: Variance = "large") -> Rule:
+    """Return the rule of Algorithm 2: line 4, from x_t to x_{t-1}.
+
+    Args:
+        variance: sigma_t^2 is beta_t ("large") or beta-tilde_t ("small").
+
+    Equation: eq-sampling-step. Paper: Algorithm 2.
+    """
+    check.one_of("variance", variance, ("large", "small"))
+
+    def rule(seen: Prediction, s: int, schedule: Schedule) -> tuple[Tensor, Tensor]:
+        t = check.next_time(seen.t, s)
+        mean = denoising_mean(seen.x, t, seen.noise, schedule)
+        return mean, reverse_variance(t, schedule, variance).sqrt()
+
+    return rule
+
+
+# %% [markdown]
+# Line 4 is a **rule**: what the network makes of $x_t$ goes in, the mean of $x_{t-1}$ and its $\sigma_t$ come out. The rest of Algorithm 2 is the loop around it, lines 1, 2, 3, 5 and 6, and any other sampler has the same loop. [Fewer steps](fewer_steps.ipynb) has other rules. So the loop is written once. It is a generator, like the one of Algorithm 1: it yields a small record at each step, and you own what happens between two of them.
 
 # %%
 @dataclass(frozen=True)
 class Step:
-    """One step of Algorithm 2.
+    """One step of a sampler.
 
     Attributes:
-        t: the time that was reached: T - 1 after the first step, 0 at the end.
+        t: the time that was reached: T - 1 after the first step of Algorithm 2, 0 at
+            the end.
         x: (B, ...) x_t.
         x_0_hat: (B, ...) the picture that the network saw in the noise at this step,
             clipped if asked for.
@@ -244,137 +281,112 @@ class Step:
     x_0_hat: Tensor
 
 
-@contextmanager
-def _evaluating(model: Model) -> Iterator[None]:
-    """Put a model into eval mode, without gradients; put back each part's mode afterwards."""
-    parts = model.modules() if isinstance(model, nn.Module) else ()
-    training = [part for part in parts if part.training]
-    for part in training:
-        part.training = False
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for part in training:
-            part.training = True
-
-
-def _common_device(model: Model, schedule: Schedule) -> torch.device:
-    """Return the device of the schedule, and refuse a network that is on another one."""
-    device = schedule.beta.device
-    weight = next(model.parameters(), None) if isinstance(model, nn.Module) else None
-    if weight is not None and weight.device != device:
-        raise ValueError(
-            f"schedule: expected its tables on the network's device, {weight.device}, "
-            f"got {device}; use schedule.to(...)"
-        )
-    return device
-
-
-def _step_back(
-    model: Model,
-    x: Tensor,
-    t: int,
-    z: Tensor | None,
-    schedule: Schedule,
-    variance: Variance,
-    clip: bool,
-) -> Step:
-    """Take line 4, from x_t to x_{t-1}. Without z, no noise is added."""
-    with _evaluating(model):
-        noise = predict_noise(model, x, torch.full(x.shape[:1], t, device=x.device))
-        x_0_hat = predict_x_0(x, t, noise, schedule)
-        if clip:
-            x_0_hat = x_0_hat.clamp(-1, 1)
-            mean = posterior_mean(x_0_hat, x, t, schedule)
-        else:
-            mean = denoising_mean(x, t, noise, schedule)
-        if z is None:
-            return Step(t - 1, mean, x_0_hat)
-        sigma = reverse_variance(t, schedule, variance).sqrt()
-        return Step(t - 1, mean + sigma.to(mean.dtype) * z, x_0_hat)
-
-
 def sample_steps(
     model: Model,
-    shape: tuple[int, ...],
+    shape: Sequence[int],
     schedule: Schedule,
+    rule: Rule | None = None,
+    timesteps: Sequence[int] | None = None,
     *,
-    variance: Variance = "large",
+    x_T: Tensor | None = None,
     clip: bool = False,
     generator: Randomness = None,
     dtype: torch.dtype | None = None,
 ) -> Iterator[Step]:
-    """Run Algorithm 2, one step at a time, on the schedule's device.
+    """Run Algorithm 2, or another sampler, one step at a time, on the schedule's device.
 
     An `nn.Module` runs in eval mode; any other callable runs as it is. Neither gets
     gradients. Between two steps the model and the gradient mode are as you left them.
 
     Args:
         model: the network or any callable, noise = model(x_t, t), with t (B,) int64 in
-            1 ... T.
+            1 ... T. On a step up it is asked about the time to which it goes.
         shape: the shape of the batch, (B, ...).
         schedule: the noise schedule.
-        variance: sigma_t^2 is beta_t ("large") or beta-tilde_t ("small").
-        clip: clip the predicted picture to [-1, 1] before the mean is taken.
+        rule: how x_s follows from what the network makes of x_t; `ancestral()` if None.
+        timesteps: the times to visit, the start's first; T, T - 1, ... 0 if None.
+        x_T: begin with these points instead of fresh noise; they have `shape`.
+        clip: clip the predicted picture to [-1, 1]; the noise is then worked out again.
         generator: where the noise comes from; torch's global one if None. A CPU
             generator gives the same noise on every device, but is copied over at each
             step; for speed, use one on the device. Or a list of generators, one a
-            picture; or a function (pictures (B,), t) -> noise of x_t, such as
+            picture; or a function (images (B,), t) -> noise of x_t, such as
             `CounterNoise`, with which picture i of a seed is always the same.
-        dtype: type of x, torch's default one if None. Keep it float32 or wider: a step
-            changes x by less than half precision can hold.
+        dtype: type of x, torch's default one if None; x_T keeps its own. Keep it float32
+            or wider: a step changes x by less than half precision can hold.
 
     Yields:
-        T records, t = T - 1 ... 0. The last one's x is the sample.
+        one record for each step. The last one's x is the sample.
 
     Raises:
-        ValueError: if `variance` is unknown, the network is on another device than the
-            schedule, its answer has another shape than x, or the generators are not as
-            many as the pictures.
+        TypeError: if a time is no whole number, or x_T no floating-point tensor.
+        ValueError: if a time leaves 0 ... T, x_T has not `shape`, the network is on
+            another device than the schedule, its answer has another shape than x, or the
+            generators are not as many as the pictures.
 
-    Equation: eq-sampling-step. Paper: Algorithm 2.
+    Paper: Algorithm 2.
     """
-    reverse_variance(1, schedule, variance)  # an unknown name is refused now
-    device = _common_device(model, schedule)
+    device, rule = check.device(model, schedule), rule or ancestral()
+    timesteps = range(schedule.T, -1, -1) if timesteps is None else timesteps
+    visited = check.times("timesteps", timesteps, schedule)
+    dtype = dtype if x_T is None else check.start(x_T, shape).dtype
     normal = noise_for(shape, device, generator, dtype)
 
+    tables = Schedule(schedule.beta[1:])  # on the CPU, whose numbers cost no waiting
+
+    def predict(x: Tensor, t: int, asked: int | None = None) -> Prediction:
+        at = torch.full(x.shape[:1], asked or t, device=device)
+        noise = predict_noise(model, x, at)
+        x_0_hat = predict_x_0(x, t, noise, tables)
+        if clip:
+            x_0_hat = x_0_hat.clamp(-1, 1)
+            noise = x_0_to_noise(x, t, x_0_hat, tables)
+        return Prediction(t, x, noise, x_0_hat, predict)
+
     def walk() -> Iterator[Step]:
-        x = normal(schedule.T)
-        for t in range(schedule.T, 0, -1):
-            z = normal(t - 1) if t > 1 else None
-            step = _step_back(model, x, t, z, schedule, variance, clip)
-            x = step.x
-            yield step
+        x, before = normal(visited[0]) if x_T is None else x_T, None  # line 1
+        for t, s in pairwise(visited):  # line 2
+            with evaluating(model):
+                seen = predict(x, t, asked=max(t, s))
+                x, sigma = rule(replace(seen, before=before), s, tables)  # line 4
+                if sigma is not None and s > 0:  # line 3: no noise at the last step
+                    x = x + sigma * normal(s)
+                before = seen
+            yield Step(s, x, seen.x_0_hat)
 
     return walk()
 
 
+# %% [markdown]
+# If only the end is wanted, `sample` runs the loop and keeps the last record.
+
+# %%
+class Options(TypedDict, total=False):
+    """The named arguments of `sample_steps`, for those who hand them on."""
+
+    x_T: Tensor | None
+    clip: bool
+    generator: Randomness
+    dtype: torch.dtype | None
+
+
 def sample(
     model: Model,
-    shape: tuple[int, ...],
+    shape: Sequence[int],
     schedule: Schedule,
+    rule: Rule | None = None,
+    timesteps: Sequence[int] | None = None,
     *,
-    variance: Variance = "large",
-    clip: bool = False,
-    generator: Randomness = None,
-    dtype: torch.dtype | None = None,
     progress: bool = False,
+    **options: Unpack[Options],
 ) -> Tensor:
-    """Run Algorithm 2 to the end and return the samples, in `shape`.
+    """Run a sampler to the end and return the samples, in `shape`.
 
     The arguments are those of `sample_steps`. With `progress`, a bar shows how far it is.
     """
-    steps = sample_steps(
-        model,
-        shape,
-        schedule,
-        variance=variance,
-        clip=clip,
-        generator=generator,
-        dtype=dtype,
-    )
-    for step in tqdm(steps, total=schedule.T, disable=not progress):
+    steps = sample_steps(model, shape, schedule, rule, timesteps, **options)
+    total = schedule.T if timesteps is None else len(timesteps) - 1
+    for step in tqdm(steps, total=total, disable=not progress):
         x = step.x
     return x
 
@@ -498,7 +510,7 @@ def sample(
 # print("a finer grid, the same:", torch.allclose(floors[50], finer, rtol=0, atol=1e-5))
 
 # %% [markdown]
-# The mean of $\operatorname{Var}(x_0\mid x_t)$ follows from it: a wrong noise makes $\hat x_0$ wrong by $\sqrt{1-\bar\alpha_t}/\sqrt{\bar\alpha_t}$ times as much. Our `sample` offers the paper's two variances. For the third, here is Algorithm 2 written out once more, for any list of variances; and, for later, with a mistake in it if one is asked for.
+# The mean of $\operatorname{Var}(x_0\mid x_t)$ follows from it: a wrong noise makes $\hat x_0$ wrong by $\sqrt{1-\bar\alpha_t}/\sqrt{\bar\alpha_t}$ times as much. `ancestral` offers the paper's two variances. For the third we write a rule of our own: line 4, with any list of variances.
 
 # %% tags=["active-ipynb"]
 # from ddpm_nb.loss import optimal_variance
@@ -516,35 +528,45 @@ def sample(
 #     }
 #
 #
-# def walk_back(table, model, variance, seed, mistake=None):
-#     """Algorithm 2 written out once more, for any variance, with a mistake if asked for."""
-#     n = 20_000 if table.T == 50 else 5_000  # 1,000 steps take twenty times as long
-#     generator = torch.Generator().manual_seed(seed)
-#     x = torch.randn(n, 2, dtype=torch.float64, generator=generator)
-#     for t in range(table.T, 0, -1):
-#         asked = max(t - 1, 1) if mistake == "t off by one" else t
-#         sigma = variance[t - 1]
-#         if mistake != "root forgotten":
-#             sigma = sigma.sqrt()
-#         z = torch.randn(x.shape, dtype=torch.float64, generator=generator)
-#         if t == 1 and mistake != "noise at the last step":
-#             z = torch.zeros_like(z)
-#         x = denoising_mean(x, t, model(x, asked), table) + sigma * z
-#     return x
+# def with_variance(sigma_squared):
+#     """Line 4 with any variances: a rule for the loop of `sample_steps`."""
+#
+#     def rule(seen, s, table):
+#         mean = denoising_mean(seen.x, seen.t, seen.noise, table)
+#         return mean, sigma_squared[seen.t - 1].sqrt()
+#
+#     return rule
 #
 #
-# same_noise = torch.Generator().manual_seed(1)
-# by_sample = sample(
-#     exact_50, (20_000, 2), fifty, generator=same_noise, dtype=torch.float64
+# by_name = sample(exact_50, (20, 2), fifty, generator=torch.Generator().manual_seed(1))
+# rule = with_variance(variances(fifty)["large"])
+# by_hand = sample(
+#     exact_50, (20, 2), fifty, rule, generator=torch.Generator().manual_seed(1)
 # )
-# by_hand = walk_back(fifty, exact_50, variances(fifty)["large"], seed=1)
-# print("written twice, the same:", torch.allclose(by_sample, by_hand, atol=1e-9))
+# print("our rule with beta_t is `ancestral`:", torch.allclose(by_name, by_hand))
+
+# %% [markdown]
+# One walk, of one seed. If asked for, it makes a mistake; the mistakes come later.
+
+# %% tags=["active-ipynb"]
+# def walk_back(table, model, sigma_squared, seed, mistake=None):
+#     n = 20_000 if table.T == 50 else 5_000  # 1,000 steps take twenty times as long
+#     options = {"generator": torch.Generator().manual_seed(seed), "dtype": torch.float64}
+#     networks = {"t off by one": lambda x_t, t: model(x_t, (t - 1).clamp(min=1))}
+#     network = networks.get(mistake, model)
+#     variance = sigma_squared**2 if mistake == "root forgotten" else sigma_squared
+#     x = sample(network, (n, 2), table, with_variance(variance), **options)
+#     if mistake == "noise at the last step":
+#         x = x + sigma_squared[0].sqrt() * torch.randn(x.shape, **options)
+#     return x
 
 # %% [markdown]
 # Each variance gets the test, for three seeds and now with 20,000 points (one seed and 5,000 points for the 1,000 steps); each seed has its own noises and its own true points. Beside it stands the width of the bumps, divided by the true width. A hair below 1.00 is right, since a point that strays far is counted to the bump next door; true points stand in the first line. (The interval holds 95 % of such measurements. A variance estimated from $N$ normal numbers has the relative error $\sqrt{2/N}$, and its root half of that.)
 
 # %% tags=["active-ipynb", "nbval-ignore-output"]
-# def rejected(x, seed):
+#
+
+# %% tags=["active-ipynb"]
 #     """Does the test see that these are no data? Each seed has its own true points."""
 #     points = ring.sample(len(x), torch.Generator().manual_seed(100 + seed))
 #     return two_sample_p(x, points, ring) < 0.01
@@ -554,8 +576,11 @@ def sample(
 #     bump = ring.log_joint(x).argmax(1)
 #     ratio = float((x - ring.means[bump]).square().mean().sqrt() / 0.25)
 #     return ratio, 1.96 * ratio / (2 * x.numel()) ** 0.5
-#
-#
+
+# %% [markdown]
+# The table:
+
+# %% tags=["active-ipynb", "nbval-ignore-output"]
 # widths, no = {}, {}
 # print("steps  variance   rejected   width")
 # ratio, error = width(ring.sample(60_000, generator).double())
@@ -698,8 +723,11 @@ def sample(
 #
 #     def forward(self, x_t, t):
 #         return self.layers(torch.cat([x_t, time_embedding(t, 128)], dim=1))
-#
-#
+
+# %% [markdown]
+# Algorithm 1 trains it, with a learning rate that falls along half a cosine.
+
+# %% tags=["active-ipynb"]
 # torch.manual_seed(0)
 # net = PlaneNet()
 # points = ring.sample(50_000, generator)
@@ -796,7 +824,11 @@ def sample(
 # steps = (ratio - 1 - ratio.log() + 2 * weight[1:] * floors[1000][1:]).sum()
 # reconstruction = (2 * math.pi * beta[0]).log() + 2 * weight[0] * floors[1000][0]
 # perfect = prior + steps + reconstruction - entropy
-#
+
+# %% [markdown]
+# And its parts: the end of the chain by a sum over a grid, the variance by its formula, the rest by subtraction.
+
+# %% tags=["active-ipynb"]
 # at_T = noised_mixture(ring, 1000, schedule)
 # grid, cell = 2 * grid, 0.1**2  # x_T spreads as far as 5 or so
 # log_ratio = at_T.log_prob(grid) + 0.5 * grid.square().sum(1) + math.log(2 * math.pi)
@@ -1189,39 +1221,24 @@ def sample(
 # exact_pair = optimal_noise(pair, schedule)
 #
 #
-# def chains(with_z, n=2000, seed=0):
-#     generator = torch.Generator().manual_seed(seed)
-#     x = torch.randn(n, 1, generator=generator)
-#     path = [x]
-#     for t in range(1000, 0, -1):
-#         z = (
-#             torch.randn(x.shape, generator=generator)
-#             if with_z and t > 1
-#             else torch.zeros_like(x)
-#         )
-#         x = (
-#             denoising_mean(x, t, exact_pair(x, t), schedule)
-#             + schedule.beta[t].sqrt() * z
-#         )
-#         path.append(x)
-#     return torch.cat(path, dim=1)  # (n, 1001)
+# def without_z(seen, s, table):
+#     return denoising_mean(seen.x, seen.t, seen.noise, table), None
 #
 #
 # figure, axes = plt.subplots(1, 2, sharey=True, figsize=(5.4, 2.0))
-# for ax, with_z, color in zip(axes, (True, False), (fig.BLUE, fig.ORANGE)):
-#     path = chains(with_z)
+# kinds = (("with z", ancestral(), fig.BLUE), ("without z", without_z, fig.ORANGE))
+# for ax, (name, rule, color) in zip(axes, kinds):
+#     generator = torch.Generator().manual_seed(0)
+#     x_T = torch.randn(2000, 1, generator=generator)
+#     options = {"x_T": x_T, "generator": generator}
+#     walk = sample_steps(exact_pair, x_T.shape, schedule, rule, **options)
+#     path = torch.cat([x_T, *(step.x for step in walk)], dim=1)  # (2000, 1001)
 #     ax.plot(range(1000, -1, -50), path[:8, ::50].T, color=color, linewidth=0.6)
-#     ax.set(
-#         title="with z" if with_z else "without z",
-#         xlabel="t",
-#         xlim=(1000, 0),
-#         ylim=(-3, 3),
-#     )
+#     ax.set(title=name, xlabel="t", xlim=(1000, 0), ylim=(-3, 3))
 #     end = path[:, -1]
-#     left, name = (end < 0).float().mean(), "with z:" if with_z else "without z:"
-#     print(f"{name:10} {left:.1f} of the chains end in the left bump")
-#     if not with_z:
-#         print(f"without z: all end between {end.min():.2f} and {end.max():.2f}")
+#     left = (end < 0).float().mean()
+#     print(f"{name + ':':10} {left:.1f} of the chains end in the left bump")
+# print(f"without z: all end between {end.min():.2f} and {end.max():.2f}")
 # axes[0].set_ylabel("$x_t$")
 # plt.show()
 
@@ -1244,9 +1261,7 @@ def sample(
 # unit = GaussianMixture(weights=[1.0], means=[[0.0]], stds=[1.0])
 # exact_unit = optimal_noise(unit, schedule)
 # x_T = torch.linspace(-3, 3, 7, dtype=torch.float64)[:, None]
-# x = x_T
-# for t in range(1000, 0, -1):
-#     x = denoising_mean(x, t, exact_unit(x, t), schedule)
+# x = sample(exact_unit, x_T.shape, schedule, without_z, x_T=x_T)
 # shrunk = schedule.alpha_bar[-1].sqrt()
 # print("every chain ends at its start times the root:", torch.allclose(x, shrunk * x_T))
 # print(f"the standard deviation at the end: {shrunk:.4f}, where 1 is right")

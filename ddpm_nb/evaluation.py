@@ -26,7 +26,7 @@
 """Evaluation: bits per dimension, rate and distortion, Fréchet distance, views of the sampler."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -35,16 +35,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ddpm_nb._noise import Randomness, noise_for
-from ddpm_nb.algorithms import (
-    Step,
-    _common_device,
-    _evaluating,
-    _step_back,
-    sample_steps,
-)
-from ddpm_nb.fewer_steps import _InBatches, _whole, timesteps
-from ddpm_nb.forward import Schedule, check_t, q_sample
+from ddpm_nb import _checks as check
+from ddpm_nb._models import InBatches, evaluating
+from ddpm_nb._noise import Randomness, fresh_for_each, noise_for, part_of
+from ddpm_nb.algorithms import ancestral, sample, sample_steps
+from ddpm_nb.fewer_steps import timesteps
+from ddpm_nb.forward import Schedule, q_sample
 from ddpm_nb.likelihood import gaussian_kl
 from ddpm_nb.loss import Model, Variance, predict_noise, predict_x_0, reverse_variance
 from ddpm_nb.posterior import posterior_mean, posterior_variance
@@ -328,20 +324,18 @@ def bits_per_dim(
 
     Equation: def-bits, eq-strata. Paper: equation 5.
     """
-    _check_images("x_0", x_0)
+    check.images("x_0", x_0)
     if len(x_0) == 0 or x_0.dim() < 2:
         raise ValueError(f"x_0: expected shape (B, ...), got {tuple(x_0.shape)}")
     if decoder not in ("exact", "tanh", "continuous"):
         raise ValueError(
             f'decoder: expected "exact", "tanh" or "continuous", got {decoder!r}'
         )
-    batch_size = _whole("batch_size", batch_size)
-    if batch_size < 1:
-        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+    batch_size = check.whole("batch_size", batch_size, 1)
     if decoder != "continuous":
         for part in x_0.split(batch_size):
             _check_levels(part, levels)
-    device = _common_device(model, schedule)
+    device = check.device(model, schedule)
     if x_0.device != device:
         raise ValueError(
             f"x_0: expected pictures on {device}, where the schedule is, got {x_0.device}"
@@ -385,10 +379,10 @@ def bits_per_dim(
         rows = (torch.stack(rows).cpu() for rows in (visited, costs, errors))
         return prior.cpu(), *rows
 
-    with _evaluating(model):
+    with evaluating(model):
         batches = tqdm(x_0.split(batch_size), disable=not progress)
         parts = [
-            evaluate(batch, _of_batch(generator, i * batch_size, len(batch)))
+            evaluate(batch, part_of(generator, i * batch_size, len(batch)))
             for i, batch in enumerate(batches)
         ]
     prior, t, cost, error = (torch.cat(column, dim=-1) for column in zip(*parts))
@@ -401,25 +395,6 @@ def bits_per_dim(
         decoder=cost[0] / unit,
         squared_error=error,
     )
-
-
-def _check_images(name: str, x: Tensor) -> None:
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        came = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(
-            f"{name}: expected a floating-point tensor, got {came}; scale pictures to "
-            "[-1, 1], as `to_float` does"
-        )
-
-
-def _of_batch(generator: Randomness, first: int, n: int) -> Randomness:
-    """Return the randomness of n of the pictures, from number `first` on."""
-    if generator is None or isinstance(generator, torch.Generator):
-        return generator
-    if callable(generator):
-        source = generator
-        return lambda images, t: source(images + first, t)
-    return generator[first : first + n]
 
 
 def _draw_times(
@@ -469,11 +444,7 @@ def _strata(T: int, num_timesteps: int | None) -> list[int]:
     """Return the ends of the blocks of 2 ... T: block m holds edge m + 1 ... edge m + 1."""
     if num_timesteps is None:
         return list(range(1, T + 1))
-    num_timesteps = _whole("num_timesteps", num_timesteps)
-    if not 1 <= num_timesteps < T:
-        raise ValueError(
-            f"num_timesteps: expected None or 1 ... {T - 1}, got {num_timesteps}"
-        )
+    num_timesteps = check.whole("num_timesteps", num_timesteps, 1, T - 1)
     kept = timesteps(T - 1, num_timesteps, "quadratic")
     return [1 + tau for tau in reversed(kept)]
 
@@ -809,9 +780,7 @@ def collect_features(
         ValueError: if the batches end before n pictures, or the features of a batch are
             not one row a picture.
     """
-    n = _whole("n", n)
-    if n < 1:
-        raise ValueError(f"n: expected at least 1, got {n}")
+    n = check.whole("n", n, 1)
     rows: list[Tensor] = []
     have = 0
     supply = iter(batches)
@@ -822,8 +791,8 @@ def collect_features(
                 f"batches: expected {n} pictures, got {have}; a distance of fewer is "
                 f"larger: pass n={have} if that is what you want, and say so"
             )
-        _check_images("batches", batch)
-        with _evaluating(features):
+        check.images("batches", batch)
+        with evaluating(features):
             found = features(batch)
         if found.dim() != 2 or len(found) != len(batch):
             raise ValueError(
@@ -977,9 +946,7 @@ def inception_score(probabilities: Tensor, splits: int = 10) -> tuple[float, flo
             "probabilities: expected rows of numbers >= 0 that sum to 1, "
             f"got shape {tuple(probabilities.shape)}"
         )
-    splits = _whole("splits", splits)
-    if not 1 <= splits <= len(p):
-        raise ValueError(f"splits: expected 1 ... {len(p)}, got {splits}")
+    splits = check.whole("splits", splits, 1, len(p))
     scores = torch.stack([_score(part) for part in p.tensor_split(splits)])
     return float(scores.mean()), float(scores.std(correction=0))
 
@@ -1072,70 +1039,6 @@ def inception(
 # Both need a walk that starts at a given $x_t$: Algorithm 2 from line 2 on, with $t$ in the place of $T$.
 
 # %%
-def denoise_steps(
-    model: Model,
-    x_t: Tensor,
-    t: int,
-    schedule: Schedule,
-    *,
-    variance: Variance = "large",
-    clip: bool = False,
-    groups: int = 1,
-    batch_size: int = 128,
-    generator: Randomness = None,
-) -> Iterator[Step]:
-    """Run Algorithm 2 from x_t, at time t, down to 0, one step at a time.
-
-    Args:
-        model: noise = model(x_t, t).
-        x_t: (B, ...) the points to begin with.
-        t: their time, 1 ... T.
-        schedule: the noise schedule, on x_t's device.
-        variance: as for `sample_steps`.
-        clip: as for `sample_steps`.
-        groups: B is this many groups of pictures, one after the other, that all get the
-            same noise.
-        batch_size: how many pictures the network gets at once. Besides what it needs
-            for them, the memory holds all pictures some ten times.
-        generator: where the noise comes from, as for `sample_steps`.
-
-    Yields:
-        t records, for the times t - 1 ... 0.
-
-    Raises:
-        TypeError: if x_t is no floating-point tensor, or a count no whole number.
-        ValueError: if t leaves its range, a name is unknown, B is no multiple of
-            `groups`, batch_size is below 1, the generators are not as many as the
-            pictures of a group, or the network is on another device. At once.
-
-    Paper: Algorithm 2, from line 2 on.
-    """
-    t, groups = _whole("t", t), _whole("groups", groups)
-    check_t(t, schedule)
-    device = _common_device(model, schedule)
-    _check_images("x_t", x_t)
-    reverse_variance(1, schedule, variance)  # an unknown name is refused now
-    if groups < 1 or len(x_t) % groups != 0:
-        raise ValueError(f"groups: expected a divisor of {len(x_t)}, got {groups}")
-    shape = (len(x_t) // groups, *x_t.shape[1:])
-    again = (groups, *[1] * (x_t.dim() - 1))
-
-    normal = noise_for(shape, device, generator, x_t.dtype)
-    network = _InBatches(model, batch_size)
-
-    def walk() -> Iterator[Step]:
-        x = x_t
-        for now in range(t, 0, -1):
-            z = None
-            if now > 1:
-                z = normal(now - 1).repeat(again)
-            step = _step_back(network, x, now, z, schedule, variance, clip)
-            x = step.x
-            yield step
-
-    return walk()
-
-
 def denoise(
     model: Model,
     x_t: Tensor,
@@ -1144,28 +1047,39 @@ def denoise(
     *,
     variance: Variance = "large",
     clip: bool = False,
-    groups: int = 1,
     batch_size: int = 128,
     generator: Randomness = None,
 ) -> Tensor:
     """Run Algorithm 2 from x_t, at time t, to the end and return the pictures, (B, ...).
 
-    The arguments are those of `denoise_steps`.
+    Args:
+        model: noise = model(x_t, t).
+        x_t: (B, ...) the points to begin with.
+        t: their time, 1 ... T.
+        schedule: the noise schedule, on x_t's device.
+        variance: sigma_t^2, "large" or "small".
+        clip: as for `sample_steps`.
+        batch_size: how many pictures the network gets at once. Besides what it needs
+            for them, the memory holds all pictures some ten times.
+        generator: where the noise comes from, as for `sample_steps`.
+
+    Raises:
+        TypeError: if x_t is no floating-point tensor, or a count no whole number.
+        ValueError: if t leaves its range, or as `sample_steps`.
+
+    Paper: Algorithm 2, from line 2 on.
     """
-    walk = denoise_steps(
-        model,
-        x_t,
-        t,
+    down = range(check.whole("t", t, 1, schedule.T), -1, -1)
+    return sample(
+        InBatches(model, batch_size),
+        check.images("x_t", x_t).shape,
         schedule,
-        variance=variance,
+        ancestral(variance),
+        down,
+        x_T=x_t,
         clip=clip,
-        groups=groups,
-        batch_size=batch_size,
         generator=generator,
     )
-    for step in walk:
-        x = step.x
-    return x
 
 
 def progressive(
@@ -1203,25 +1117,20 @@ def progressive(
 
     Paper: figure 6.
     """
-    wanted = {_whole("timesteps", t) for t in timesteps}
-    if not wanted or min(wanted) < 0 or max(wanted) > schedule.T:
-        raise ValueError(
-            f"timesteps: expected some of 0 ... {schedule.T}, got {timesteps}"
-        )
+    check.some_times("timesteps", timesteps, schedule)
     seen = {}
     for step in sample_steps(
-        _InBatches(model, batch_size),
+        InBatches(model, batch_size),
         shape,
         schedule,
-        variance=variance,
+        ancestral(variance),
         clip=clip,
         generator=generator,
         dtype=dtype,
     ):
-        if step.t + 1 in wanted:  # the guess was made from the point before the step
+        if step.t + 1 in timesteps:  # the guess was made from the point before the step
             seen[step.t + 1] = step.x_0_hat
-        if step.t == 0:
-            seen[0] = step.x
+    seen[0] = step.x
     return torch.stack([seen[t] for t in timesteps])
 
 
@@ -1247,7 +1156,7 @@ def shared_latents(
         schedule: the noise schedule.
         variance: as for `sample_steps`.
         clip: as for `sample_steps`.
-        batch_size: as for `denoise_steps`; there are n B pictures.
+        batch_size: as for `denoise`; there are n B pictures.
         generator: as for `sample_steps`; a list has B generators. A callable is asked
             for the first endings as ever, for the second with T + 1 added to each time,
             for the third with 2 (T + 1), and so on.
@@ -1256,40 +1165,22 @@ def shared_latents(
         (n, B, ...).
 
     Raises:
-        TypeError, ValueError: if n is no whole number or below 1, or as `denoise_steps`.
+        TypeError, ValueError: if n is no whole number or below 1, or as `denoise`.
 
     Paper: figure 7.
     """
-    n = _whole("n", n)
-    if n < 1:
-        raise ValueError(f"n: expected at least 1, got {n}")
-    _check_images("x_t", x_t)
+    n = check.whole("n", n, 1)
     end = denoise(
         model,
-        x_t.repeat(n, *[1] * (x_t.dim() - 1)),
+        check.images("x_t", x_t).repeat(n, *[1] * (x_t.dim() - 1)),
         t,
         schedule,
         variance=variance,
         clip=clip,
         batch_size=batch_size,
-        generator=_n_times(generator, n, schedule.T),
+        generator=fresh_for_each(generator, n, schedule.T),
     )
     return end.reshape(n, *x_t.shape)
-
-
-def _n_times(generator: Randomness, n: int, T: int) -> Randomness:
-    """Return the randomness of n groups of the pictures, other noise for each group."""
-    if generator is None or isinstance(generator, torch.Generator):
-        return generator
-    if callable(generator):
-        source = generator
-        return lambda images, t: torch.cat(
-            [
-                source(images[: len(images) // n], t + group * (T + 1))
-                for group in range(n)
-            ]
-        )
-    return [*generator] * n
 
 
 # %% mystnb={"image": {"alt": "Six rows of pictures, what the sampler sees at t = 500, 400, 300, 200, 100, 50 and 0. At t = 500 black and white speckle, at t = 400 grey blurs, at t = 300 rough digits; from t = 200 on the digit stays what it is and gets sharper."}} tags=["active-ipynb", "nbval-ignore-output"]
@@ -1368,7 +1259,7 @@ def interpolate(
         schedule: the noise schedule, on the pictures' device.
         variance: as for `sample_steps`.
         clip: as for `sample_steps`.
-        batch_size: as for `denoise_steps`; there are len(lambdas) B mixtures.
+        batch_size: as for `denoise`; there are len(lambdas) B mixtures.
         generator: where the noise comes from, as for `sample_steps`; a list has B
             generators.
 
@@ -1376,19 +1267,13 @@ def interpolate(
         (len(lambdas), B, ...). With weight 0 it is a plain `denoise` of the noised x_0.
 
     Raises:
-        ValueError: if the shapes differ, there are no lambdas, or as `denoise_steps`.
+        ValueError: if the shapes differ, there are no lambdas, or as `denoise`.
 
     Equation: def-interpolation. Paper: figure 8.
     """
-    _check_images("x_0", x_0)
-    _check_images("x_0_other", x_0_other)
-    if x_0.shape != x_0_other.shape:
-        raise ValueError(
-            f"x_0_other: expected shape {tuple(x_0.shape)}, got {tuple(x_0_other.shape)}"
-        )
-    if len(lambdas) == 0:
-        raise ValueError("lambdas: expected at least one number, got none")
-    noise = noise_for(x_0.shape, x_0.device, generator, x_0.dtype)(t)
+    check.pairs(x_0, x_0_other, lambdas)
+    normal = noise_for(x_0.shape, x_0.device, generator, x_0.dtype)
+    noise, n = normal(t), len(lambdas)
     one, other = (q_sample(x, t, noise, schedule) for x in (x_0, x_0_other))
     mixed = torch.cat([(1 - share) * one + share * other for share in lambdas])
     end = denoise(
@@ -1398,11 +1283,12 @@ def interpolate(
         schedule,
         variance=variance,
         clip=clip,
-        groups=len(lambdas),
         batch_size=batch_size,
-        generator=generator,
+        generator=lambda images, t: torch.cat(
+            [normal(t)] * n
+        ),  # each lambda's the same
     )
-    return end.reshape(len(lambdas), *x_0.shape)
+    return end.reshape(n, *x_0.shape)
 
 # %% mystnb={"image": {"alt": "Four rows from one real digit at the left to another at the right. First row: pixel by pixel, a double exposure in the middle. Then mixed at t = 75, 200 and 350. At 75 and at 200 every picture is a zero or a six, with a jump near the middle. At 350 the left half are dark blots that resemble neither end, and at the right there are sixes."}} tags=["active-ipynb", "nbval-ignore-output"]
 # one, other = test_images[test_labels == 0][:1], test_images[test_labels == 6][:1]

@@ -9,11 +9,11 @@
 # %% [markdown]
 # # Fewer steps with the same network
 #
-# **The question.** Algorithm 2 asks the network a thousand times for one picture. Can a network that is already trained draw with fifty steps, or twenty, and what does it cost?
+# **The question.** Algorithm 2 needs a thousand **network evaluations** for one picture (often written NFE, number of function evaluations). Can a network that is already trained draw with fifty, or twenty, and what does it cost?
 #
 # **What you bring.** The jump from [the forward process](forward.ipynb), the step back from [the posterior](posterior.ipynb), $\hat x_0$ and the velocity from [the loss](loss.ipynb), and Algorithm 2 from [the two algorithms](algorithms.ipynb).
 #
-# **What you take away.** Two samplers that visit only some of the times: Algorithm 2 with strides, and DDIM, which needs no fresh noise. Both are derived, both use the network as it is. You will see how the quality falls with the number of steps, and pictures turned into noise and back.
+# **What you take away.** Two samplers that visit only some of the times: Algorithm 2 with strides, and DDIM, which needs no fresh noise. Both are derived, both use the network as it is, and both are rules for the loop of Algorithm 2. You will see how the quality falls with the number of steps, and pictures turned into noise and back.
 
 # %% tags=["active-ipynb"]
 # # In Colab this installs the book's package; elsewhere it is there, and nothing happens.
@@ -25,28 +25,29 @@
 # %%
 """Fewer steps with the same network: Algorithm 2 with strides, and DDIM.
 
-A walk visits the times T >= tau_S > ... > tau_1 >= 1 and ends at 0. The network is asked
-once at each of them.
+A walk visits the times T >= tau_S > ... > tau_1 >= 1 and ends at 0, with one network
+evaluation at each of them.
 """
 
-import operator
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
-from typing import Literal
+from dataclasses import replace
+from typing import Literal, Unpack, get_args
 
-import torch
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import Tensor
 
-from ddpm_nb._noise import NoiseSource, Randomness, noise_for
+from ddpm_nb import _checks as check
+from ddpm_nb._models import InBatches
 from ddpm_nb.algorithms import (
+    Options,
+    Prediction,
+    Rule,
     Step,
-    _common_device,
-    _evaluating,
+    ancestral,
+    sample,
     sample_steps,
 )
-from ddpm_nb.forward import Schedule, check_t, per_image, q_sample
-from ddpm_nb.loss import Model, Variance, predict_noise, predict_x_0
+from ddpm_nb.forward import Schedule, q_sample
+from ddpm_nb.loss import Model, Variance
 
 Spacing = Literal["leading", "trailing", "linspace", "quadratic"]
 
@@ -54,7 +55,7 @@ Spacing = Literal["leading", "trailing", "linspace", "quadratic"]
 # %% [markdown]
 # ## Which times to visit
 #
-# Let $S$ be the number of steps that we can afford, from 1 to $T$. We pick $S$ whole numbers $\tau_1 < \tau_2 < \dots < \tau_S$ between 1 and $T$, and put $\tau_0 = 0$. The walk goes down: from $\tau_S$ to $\tau_{S-1}$, and so on, and its last step goes from $\tau_1$ to $0$. The network is asked $S$ times.
+# Let $S$ be the number of steps that we can afford, from 1 to $T$. We pick $S$ whole numbers $\tau_1 < \tau_2 < \dots < \tau_S$ between 1 and $T$, and put $\tau_0 = 0$. The walk goes down: from $\tau_S$ to $\tau_{S-1}$, and so on, and its last step goes from $\tau_1$ to $0$. That takes $S$ network evaluations.
 #
 # How should they be spread? Cut the numbers $1,\dots,T$ into $S$ blocks: block $i$ holds the whole numbers $t$ with $(i-1)\,T/S < t \le i\,T/S$. No block is empty, because its length $T/S$ is at least 1. Take the first number of each block, or the last. Or lay $S$ points evenly from 1 to $T$, both ends included, counted down from $T$ and rounded to the nearest whole number. Or let the gaps grow, so that most steps fall where there is little noise. With $\lfloor\cdot\rfloor$ for rounding down, for $i = 1,\dots,S$:
 #
@@ -75,7 +76,7 @@ def timesteps(T: int, steps: int, spacing: Spacing = "trailing") -> tuple[int, .
 
     Args:
         T: the length of the full chain.
-        steps: how often the network is asked, 1 ... T.
+        steps: network evaluations, 1 ... T.
         spacing: "leading" (the first of each of `steps` equal blocks; never T, unless
             steps = T), "trailing" (the last of each block), "linspace" (evenly from T
             to 1) or "quadratic" (dense near 0). The last three begin at T.
@@ -89,9 +90,8 @@ def timesteps(T: int, steps: int, spacing: Spacing = "trailing") -> tuple[int, .
 
     Equation: def-timesteps.
     """
-    T, steps = _whole("T", T), _whole("steps", steps)
-    if not 1 <= steps <= T:
-        raise ValueError(f"steps: expected 1 ... T = {T}, got {steps}")
+    T = check.whole("T", T)
+    steps = check.whole("steps", steps, 1, T)
     numbers = range(1, steps + 1)
     if spacing == "leading":
         times = [(i - 1) * T // steps + 1 for i in numbers]
@@ -101,31 +101,20 @@ def timesteps(T: int, steps: int, spacing: Spacing = "trailing") -> tuple[int, .
         gaps = max(steps - 1, 1)
         # Whole numbers only: a float could round the wrong way at a half.
         times = [T - (2 * (steps - i) * (T - 1) + gaps) // (2 * gaps) for i in numbers]
-    elif spacing == "quadratic":
+    else:
+        check.one_of("spacing", spacing, get_args(Spacing))
         times = [0]
         for i in numbers:
             times.append(max(times[-1] + 1, -(-T * i * i // steps**2)))  # rounds up
         del times[0]
-    else:
-        raise ValueError(
-            'spacing: expected "leading", "trailing", "linspace" or "quadratic", '
-            f"got {spacing!r}"
-        )
     return (*reversed(times), 0)
 
 
-def _whole(name: str, value: int) -> int:
-    """Return a whole number as an int; NumPy's are welcome."""
-    try:
-        if not isinstance(value, bool):
-            return operator.index(value)
-    except TypeError:
-        pass
-    raise TypeError(f"{name}: expected an int, got {value!r}")
-
-
 # %% mystnb={"image": {"alt": "Four rows of ten dots between t = 1 and t = 1000. Leading: evenly from 1 to 901. Trailing: evenly from 100 to 1000. Linspace: evenly from 1 to 1000. Quadratic: dense near 0 and ever wider up to 1000."}} tags=["active-ipynb"]
+# from itertools import pairwise
+#
 # import matplotlib.pyplot as plt
+# import torch
 #
 # from ddpm_nb import _figures as fig
 #
@@ -163,7 +152,7 @@ def _whole(name: str, value: int) -> int:
 #
 # because the product telescopes and $\bar\alpha_0 = 1$. So $x_0, x_{\tau_1}, \dots, x_{\tau_S}$ *is* a diffusion chain with $S$ steps, and all that the book derived holds for it: the step back, line 4, both variances. Only its $\beta'_i$ are its own.
 #
-# And the network? It was trained to find the noise in $x_t$, whose distribution depends on $\bar\alpha_t$ alone. At step $i$ of the short chain that is $\bar\alpha'_i = \bar\alpha_{\tau_i}$: a level that the network knows, under the name $\tau_i$. So nothing has to be trained again. **Algorithm 2 with strides is Algorithm 2 with the schedule $\beta'$, and a network that is told $\tau_i$ at step $i$.** The code says just that.
+# And the network? It was trained to find the noise in $x_t$, whose distribution depends on $\bar\alpha_t$ alone. At step $i$ of the short chain that is $\bar\alpha'_i = \bar\alpha_{\tau_i}$: a level that the network knows, under the name $\tau_i$. So nothing has to be trained again. **Algorithm 2 with strides is line 4 with the schedule $\beta'$, and a network that is told $\tau_i$ at step $i$.** The code says just that: the loop of [the two algorithms](algorithms.ipynb) asks the network about the time $\tau_i$, and the rule takes line 4 of the short chain, at step $i$.
 
 # %%
 def respace(schedule: Schedule, timesteps: Sequence[int]) -> Schedule:
@@ -181,134 +170,34 @@ def respace(schedule: Schedule, timesteps: Sequence[int]) -> Schedule:
 
     Equation: eq-respaced-beta.
     """
-    falls = all(t > s for t, s in pairwise(timesteps))
-    if (
-        len(timesteps) < 2
-        or not falls
-        or timesteps[0] > schedule.T
-        or timesteps[-1] != 0
-    ):
-        raise ValueError(
-            f"timesteps: expected whole numbers that fall from at most {schedule.T} to 0, "
-            f"got {tuple(timesteps)}"
-        )
+    check.falling("timesteps", timesteps, schedule)
     # From beta again: 1 - alpha_bar of a table in float32 (on MPS) has lost its digits.
-    alpha_bar = Schedule(schedule.beta[1:].cpu()).alpha_bar
-    kept = alpha_bar[list(reversed(timesteps))]
-    beta = 1 - kept[1:] / kept[:-1]
-    if (beta == 1).any():
-        raise ValueError(
-            "timesteps: expected steps that leave some signal, got one in which alpha_bar "
-            "falls below double precision; more steps are needed, or DDIM"
-        )
+    alpha_bar = Schedule(schedule.beta[1:].cpu()).alpha_bar[list(reversed(timesteps))]
+    beta = check.some_signal("timesteps", 1 - alpha_bar[1:] / alpha_bar[:-1])
     return Schedule(beta).to(schedule.beta.device)
 
 
-class _Renamed(nn.Module):
-    """A network of the long chain, asked by the short one: step i is time tau_i."""
-
-    def __init__(self, model: Model, times: Sequence[int]) -> None:
-        super().__init__()
-        self.model = model  # a part of this module if it is a module
-        self.times = torch.tensor([*reversed(times)])
-
-    def forward(self, x: Tensor, i: Tensor) -> Tensor:
-        self.times = self.times.to(i.device)  # once: a copy makes the computer wait
-        return self.model(x, self.times[i])
-
-
-def _renamed_noise(source: NoiseSource, times: Sequence[int]) -> NoiseSource:
-    """A source of the long chain's noise, asked by the short one."""
-    return lambda images, i: source(images, times[len(times) - 1 - i])
-
-
-def strided_sample_steps(
-    model: Model,
-    shape: tuple[int, ...],
-    schedule: Schedule,
-    steps: int,
-    *,
-    spacing: Spacing = "trailing",
-    variance: Variance = "large",
-    clip: bool = False,
-    generator: Randomness = None,
-    dtype: torch.dtype | None = None,
-) -> Iterator[Step]:
-    """Run Algorithm 2 with only `steps` of its T steps, one at a time.
-
-    The network gets all pictures at once. To draw more than fit, draw part after part;
-    `CounterNoise` makes sure that the parts are those of the whole.
+def strided(variance: Variance = "large") -> Rule:
+    """Return the rule of Algorithm 2 with strides: line 4 of the chain that visits x_t and x_s.
 
     Args:
-        model: the network, trained on the full chain: noise = model(x_t, t).
-        shape: the shape of the batch, (B, ...).
-        schedule: the full chain's.
-        steps: how often the network is asked, 1 ... T.
-        spacing: which times it is asked about; see `timesteps`.
         variance: sigma^2 of a step is the short chain's beta' ("large") or its posterior
             variance ("small").
-        clip: clip the predicted picture to [-1, 1] before the mean is taken.
-        generator: where the noise comes from, as for `sample_steps`. By counter it is
-            the long chain's noise: the same at the same t.
-        dtype: type of x, torch's default one if None.
-
-    Yields:
-        one record for each step, with the t of the full chain; the last one has t = 0.
 
     Raises:
-        ValueError, TypeError: as `timesteps` and `sample_steps`, at once.
+        ValueError: if the variance is unknown; at a step that leaves no signal.
 
     Equation: eq-respaced-beta. Source: Nichol and Dhariwal (2021), section 4.
     """
-    times = timesteps(schedule.T, steps, spacing)
-    if callable(generator):
-        generator = _renamed_noise(generator, times)
-    walk = sample_steps(
-        _Renamed(model, times),
-        shape,
-        respace(schedule, times),
-        variance=variance,
-        clip=clip,
-        generator=generator,
-        dtype=dtype,
-    )
-    _common_device(model, schedule)
+    line_4 = ancestral(variance)
 
-    return (Step(times[steps - step.t], step.x, step.x_0_hat) for step in walk)
+    def rule(
+        seen: Prediction, s: int, schedule: Schedule
+    ) -> tuple[Tensor, Tensor | None]:
+        short = respace(schedule, (seen.t, s, 0) if s > 0 else (seen.t, 0))
+        return line_4(replace(seen, t=short.T), short.T - 1, short)
 
-
-def strided_sample(
-    model: Model,
-    shape: tuple[int, ...],
-    schedule: Schedule,
-    steps: int,
-    *,
-    spacing: Spacing = "trailing",
-    variance: Variance = "large",
-    clip: bool = False,
-    generator: Randomness = None,
-    dtype: torch.dtype | None = None,
-    progress: bool = False,
-) -> Tensor:
-    """Run Algorithm 2 with `steps` steps to the end and return the samples, in `shape`.
-
-    The arguments are those of `strided_sample_steps`. With `progress`, a bar shows how
-    far it is.
-    """
-    walk = strided_sample_steps(
-        model,
-        shape,
-        schedule,
-        steps,
-        spacing=spacing,
-        variance=variance,
-        clip=clip,
-        generator=generator,
-        dtype=dtype,
-    )
-    for step in tqdm(walk, total=steps, disable=not progress):
-        x = step.x
-    return x
+    return rule
 
 
 # %% [markdown]
@@ -339,12 +228,13 @@ def strided_sample(
 #
 # figure, axes = plt.subplots(1, 4, figsize=(7.2, 2))
 # for ax, steps in zip(axes, (5, 20, 100, 1000)):
-#     x = strided_sample(exact, (600, 2), schedule, steps, generator=generator)
+#     times = timesteps(1000, steps)
+#     x = sample(exact, (600, 2), schedule, strided(), times, generator=generator)
 #     scatter(ax, x, fig.BLUE, f"{steps} steps")
 # plt.show()
 
 # %% [markdown]
-# With few steps it suffers, and the reason is known from [the posterior](posterior.ipynb): after a big step the true way back is not normal, and Algorithm 2 draws from a normal distribution all the same. Can we do better with the same few questions to the network?
+# With few steps the samples get worse, and the reason is known from [the posterior](posterior.ipynb): after a big step the true way back is not normal, and Algorithm 2 draws from a normal distribution all the same. Can we do better with the same few network evaluations?
 #
 # ## A family with the same marginals
 #
@@ -410,26 +300,11 @@ def ddim_mean(
 
     Equation: def-ddim-family. Source: Song, Meng and Ermon (2021), equation 7.
     """
-    bar_t, bar_s = _two_levels(t, s, schedule)
-    old = 1 - bar_s - sigma**2
-    rounding = 8 * torch.finfo(bar_s.dtype).eps
-    if old.device.type == "cpu" and not (sigma >= 0 and old >= -rounding):
-        raise ValueError(
-            f"sigma: expected 0 <= sigma^2 <= {float(1 - bar_s):g}, got sigma = {sigma}"
-        )
-    old = old.where(old < -rounding, old.clamp(min=0))
-    signal, noise = per_image(bar_t.sqrt(), x_t), per_image((1 - bar_t).sqrt(), x_t)
-    in_x_t = (x_t - signal * x_0) / noise
-    return per_image(bar_s.sqrt(), x_0) * x_0 + per_image(old.sqrt(), x_t) * in_x_t
-
-
-def _two_levels(t: int, s: int, schedule: Schedule) -> tuple[Tensor, Tensor]:
-    """Return alpha_bar_t and alpha_bar_s for a step from t down to s."""
-    check_t(t, schedule)
-    check_t(s, schedule, lowest=0)
-    if s >= t:
-        raise ValueError(f"s: expected a time below t = {t}, got {s}")
-    return schedule.alpha_bar[t], schedule.alpha_bar[s]
+    check.down(t, s, schedule)
+    alpha_bar_t, alpha_bar_s = schedule.alpha_bar[t], schedule.alpha_bar[s]
+    old = check.remaining_variance(1 - alpha_bar_s, sigma)
+    noise = (x_t - alpha_bar_t.sqrt() * x_0) / (1 - alpha_bar_t).sqrt()
+    return alpha_bar_s.sqrt() * x_0 + old.sqrt() * noise
 
 
 # %% [markdown]
@@ -461,7 +336,7 @@ def _two_levels(t: int, s: int, schedule: Schedule) -> tuple[Tensor, Tensor]:
 # print(f"one standard error of the variance is {(2 / n) ** 0.5:.1%}")
 
 # %% [markdown]
-# The three differ in how $x_s$ hangs together with $x_t$. Each by itself, $x_t$ and $x_s$ are distributed as ever. The process that belongs to another $\sigma$ than that of $\eta = 1$ (defined next) is no longer Markov in the forward direction, but nobody has to walk it forward: training jumps.
+# The three differ in how $x_s$ depends on $x_t$. Each marginal is unchanged. The process that belongs to another $\sigma$ than that of $\eta = 1$ (defined next) is no longer Markov in the forward direction, but nobody has to walk it forward: training jumps.
 #
 # **How much fresh noise?** A number $\eta$ ("eta"), from 0 to 1, is used to dial it:
 #
@@ -506,7 +381,7 @@ def _two_levels(t: int, s: int, schedule: Schedule) -> tuple[Tensor, Tensor]:
 # x_s = \sqrt{\bar\alpha_s}\;\hat x_0 + \sqrt{1-\bar\alpha_s-\sigma^2}\;\hat\varepsilon + \sigma z .
 # $$ (eq-ddim-step)
 #
-# In words: guess the picture and the noise, and mix them again at the lower level. **At the last step** $s = 0$ and $\bar\alpha_0 = 1$, so $\sigma = 0$ and the result is $\hat x_0$: no noise is added, and none is left. If $\hat x_0$ is clipped, the noise must be worked out again from the clipped picture, so that picture and noise still make up $x_t$. The function `ddim_mean` does that by itself, because it is given $\hat x_0$ and $x_t$ and computes the fraction.
+# In words: guess the picture and the noise, and mix them again at the lower level. **At the last step** $s = 0$ and $\bar\alpha_0 = 1$, so $\sigma = 0$ and the result is $\hat x_0$: no noise is added, and none is left. If $\hat x_0$ is clipped, the noise must be worked out again from the clipped picture, so that picture and noise still make up $x_t$. The loop does that for every rule: $\hat x_0$, $\hat\varepsilon$ and $x_t$ always fit together. So at $\eta = 0$ the rule is the jump of training, with the network's two guesses in the place of the picture and its noise.
 
 # %%
 def ddim_sigma(t: int, s: int, schedule: Schedule, eta: float) -> Tensor:
@@ -529,114 +404,81 @@ def ddim_sigma(t: int, s: int, schedule: Schedule, eta: float) -> Tensor:
 
     Equation: def-eta. Source: Song, Meng and Ermon (2021), equation 16.
     """
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta: expected a number from 0 to 1, got {eta}")
-    bar_t, bar_s = _two_levels(t, s, schedule)
-    return eta * ((1 - bar_s) / (1 - bar_t) * (1 - bar_t / bar_s)).sqrt()
+    check.number("eta", eta, "from 0 to 1", lambda eta: 0 <= eta <= 1)
+    check.down(t, s, schedule)
+    alpha_bar_t, alpha_bar_s = schedule.alpha_bar[t], schedule.alpha_bar[s]
+    posterior = (1 - alpha_bar_s) / (1 - alpha_bar_t) * (1 - alpha_bar_t / alpha_bar_s)
+    return eta * posterior.sqrt()
 
 
+# %% [markdown]
+# One step, as a rule for the loop of [the two algorithms](algorithms.ipynb):
+
+# %%
+def ddim(eta: float = 0.0) -> Rule:
+    """Return the rule of DDIM: from x_t to any other x_s, up or, for eta > 0, down only.
+
+    Args:
+        eta: how much fresh noise: 0 for none, 1 for as much as Algorithm 2 with the
+            "small" variance.
+
+    Raises:
+        ValueError: if eta is not in 0 ... 1.
+
+    Equation: eq-ddim-step. Source: Song, Meng and Ermon (2021), equation 12.
+    """
+    check.number("eta", eta, "from 0 to 1", lambda eta: 0 <= eta <= 1)
+
+    def rule(
+        seen: Prediction, s: int, schedule: Schedule
+    ) -> tuple[Tensor, Tensor | None]:
+        if eta == 0:  # then the step is the jump, with the network's two guesses
+            return q_sample(seen.x_0_hat, s, seen.noise, schedule), None
+        sigma = ddim_sigma(seen.t, s, schedule, eta)
+        return ddim_mean(seen.x_0_hat, seen.x, seen.t, s, schedule, sigma), sigma
+
+    return rule
+
+
+# %% [markdown]
+# And the walk in one call, with its times:
+
+# %%
 def ddim_sample_steps(
     model: Model,
-    shape: tuple[int, ...],
+    shape: Sequence[int],
     schedule: Schedule,
     steps: int,
     *,
     eta: float = 0.0,
     spacing: Spacing = "trailing",
-    clip: bool = False,
-    x_T: Tensor | None = None,
-    generator: Randomness = None,
-    dtype: torch.dtype | None = None,
+    **options: Unpack[Options],
 ) -> Iterator[Step]:
-    """Run DDIM in `steps` steps, one at a time, on the schedule's device.
+    """Run DDIM with `steps` network evaluations, one at a time.
 
-    The model's and the gradients' modes are handled as in `sample_steps`. The network
-    gets all pictures at once, as in `strided_sample_steps`.
-
-    Args:
-        model: the network, trained as ever: noise = model(x_t, t).
-        shape: the shape of the batch, (B, ...).
-        schedule: the noise schedule.
-        steps: how often the network is asked, 1 ... T.
-        eta: how much fresh noise: 0 for none, 1 for as much as Algorithm 2 with the
-            "small" variance.
-        spacing: which times the network is asked about; see `timesteps`.
-        clip: clip the predicted picture to [-1, 1]; the noise is then worked out again.
-        x_T: begin with these points instead of fresh noise; they have `shape`.
-        generator: where the noise comes from, as for `sample_steps`. With eta = 0 it is
-            asked once, for the start.
-        dtype: type of x, torch's default one if None; x_T keeps its own.
-
-    Yields:
-        one record for each step, the first for the time after the highest, the last with
-        t = 0, whose x is the sample.
-
-    Raises:
-        ValueError, TypeError: if eta is not in 0 ... 1, x_T has not `shape`, the network
-            is on another device than the schedule, or as `timesteps` says. At once.
-
-    Equation: eq-ddim-step. Source: Song, Meng and Ermon (2021), equation 12.
+    Short for ``sample_steps(model, shape, schedule, ddim(eta), timesteps(schedule.T, steps,
+    spacing))``, with its named arguments. With eta = 0 the noise is drawn once, for the
+    start.
     """
     times = timesteps(schedule.T, steps, spacing)
-    sigma = [ddim_sigma(t, s, schedule, eta) for t, s in pairwise(times)]
-    device = _common_device(model, schedule)
-    if x_T is not None and x_T.shape != torch.Size(shape):
-        raise ValueError(f"x_T: expected shape {tuple(shape)}, got {tuple(x_T.shape)}")
-    if x_T is not None:
-        dtype = x_T.dtype
-    normal = noise_for(shape, device, generator, dtype)
-
-    def walk() -> Iterator[Step]:
-        x = normal(times[0]) if x_T is None else x_T
-        for t, s, width in zip(times, times[1:], sigma):
-            with _evaluating(model):
-                noise = predict_noise(model, x, torch.full(shape[:1], t, device=device))
-                x_0_hat = predict_x_0(x, t, noise, schedule)
-                if clip:
-                    x_0_hat = x_0_hat.clamp(-1, 1)
-                x = ddim_mean(x_0_hat, x, t, s, schedule, width)
-                if eta > 0 and s > 0:
-                    z = normal(s)
-                    x = x + width.to(x.dtype) * z
-            yield Step(s, x, x_0_hat)
-
-    return walk()
+    return sample_steps(model, shape, schedule, ddim(eta), times, **options)
 
 
 def ddim_sample(
     model: Model,
-    shape: tuple[int, ...],
+    shape: Sequence[int],
     schedule: Schedule,
     steps: int,
     *,
     eta: float = 0.0,
     spacing: Spacing = "trailing",
-    clip: bool = False,
-    x_T: Tensor | None = None,
-    generator: Randomness = None,
-    dtype: torch.dtype | None = None,
     progress: bool = False,
+    **options: Unpack[Options],
 ) -> Tensor:
-    """Run DDIM to the end and return the samples, in `shape`.
-
-    The arguments are those of `ddim_sample_steps`. With `progress`, a bar shows how far
-    it is.
-    """
-    walk = ddim_sample_steps(
-        model,
-        shape,
-        schedule,
-        steps,
-        eta=eta,
-        spacing=spacing,
-        clip=clip,
-        x_T=x_T,
-        generator=generator,
-        dtype=dtype,
-    )
-    for step in tqdm(walk, total=steps, disable=not progress):
-        x = step.x
-    return x
+    """Run DDIM to the end and return the samples, in `shape`; see `ddim_sample_steps`."""
+    times = timesteps(schedule.T, steps, spacing)
+    rule = ddim(eta)
+    return sample(model, shape, schedule, rule, times, progress=progress, **options)
 
 
 # %% [markdown]
@@ -657,16 +499,13 @@ def ddim_sample(
 # start = torch.randn(n, 1, generator=torch.Generator().manual_seed(3))
 #
 #
-# def without_z():
-#     x = start
-#     for t in range(1000, 0, -1):
-#         x = denoising_mean(x, t, exact_pair(x, t), schedule)
-#         yield Step(t - 1, x, x)
+# def without_z(seen, s, schedule):  # a rule of one line
+#     return denoising_mean(seen.x, seen.t, seen.noise, schedule), None
 #
 #
 # walks = {
 #     "Algorithm 2": sample_steps(exact_pair, (n, 1), schedule, generator=generator),
-#     "without z": without_z(),
+#     "without z": sample_steps(exact_pair, (n, 1), schedule, without_z, x_T=start),
 #     "DDIM": ddim_sample_steps(exact_pair, (n, 1), schedule, 1000, x_T=start),
 # }
 # figure, axes = plt.subplots(1, 3, sharey=True, figsize=(5.4, 1.7))
@@ -758,23 +597,9 @@ def ddim_sample(
 #
 # The way down then asks $\varepsilon_\theta(x_t,t)$ and not $\varepsilon_\theta(x_s,t)$. So the round trip is not exact, but the smaller the steps, the less the two differ.
 #
-# There may be many pictures, more than the network can hold at once. It is asked about a batch after the other; all that is not the network takes the pictures together.
+# It is the same rule as on the way down, with the times in rising order: the loop asks the network about the later of the two times, and the rule mixes $\hat x_0$ and $\hat\varepsilon$ at the level to which the step leads. (There may be more pictures than the network can hold at once. It gets one batch after the other.)
 
 # %%
-class _InBatches(nn.Module):
-    """A network that gets no more than `size` pictures at once."""
-
-    def __init__(self, model: Model, size: int) -> None:
-        super().__init__()
-        self.model, self.size = model, _whole("batch_size", size)
-        if size < 1:
-            raise ValueError(f"batch_size: expected at least 1, got {size}")
-
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        parts = zip(x.split(self.size), t.split(self.size))
-        return torch.cat([predict_noise(self.model, *part) for part in parts])
-
-
 def ddim_encode(
     model: Model,
     x_0: Tensor,
@@ -793,7 +618,7 @@ def ddim_encode(
         model: the network, noise = model(x_t, t).
         x_0: (B, ...) pictures.
         schedule: the noise schedule, on x_0's device.
-        steps: how often the network is asked, 1 ... T.
+        steps: network evaluations, 1 ... T.
         spacing: which times are visited; see `timesteps`.
         batch_size: how many pictures the network gets at once. Besides what it needs
             for them, the memory holds all pictures some five times.
@@ -806,16 +631,9 @@ def ddim_encode(
 
     Equation: eq-ddim-encode. Source: Song, Meng and Ermon (2021), section 4.3.
     """
-    times = timesteps(schedule.T, steps, spacing)[::-1]
-    device = _common_device(model, schedule)
-    model = _InBatches(model, batch_size)
-    x = x_0
-    with _evaluating(model):
-        for s, t in pairwise(times):
-            noise = predict_noise(model, x, torch.full(x.shape[:1], t, device=device))
-            x_0_hat = predict_x_0(x, s, noise, schedule) if s > 0 else x
-            x = q_sample(x_0_hat, t, noise, schedule)
-    return x
+    up = timesteps(schedule.T, steps, spacing)[::-1]
+    model = InBatches(model, batch_size)
+    return sample(model, x_0.shape, schedule, ddim(), up, x_T=x_0)
 
 # %% mystnb={"image": {"alt": "Log-log plot: root mean squared error per coordinate of a round trip of 2,000 points, against the number of steps from 5 to 1,000. It falls slowly at first, then faster: from 100 to 1,000 steps about seven times."}} tags=["active-ipynb"]
 # x_0 = ring.sample(2000, torch.Generator().manual_seed(4)).double()
@@ -878,28 +696,17 @@ def ddim_encode(
 # truth = thin.sample(n, generator)
 #
 #
-# def strided(variance):
-#     return lambda steps, spacing: strided_sample(
-#         exact_thin,
-#         (n, 2),
-#         schedule,
-#         steps,
-#         spacing=spacing,
-#         variance=variance,
-#         generator=generator,
-#     )
+# samplers = {"large": strided("large"), "small": strided("small"), "DDIM": ddim()}
 #
 #
-# samplers = {
-#     "large": strided("large"),
-#     "small": strided("small"),
-#     "DDIM": lambda steps, spacing: ddim_sample(
-#         exact_thin, (n, 2), schedule, steps, spacing=spacing, generator=generator
-#     ),
-# }
+# def draw(rule, steps, spacing):
+#     times = timesteps(1000, steps, spacing)
+#     return sample(exact_thin, (n, 2), schedule, rule, times, generator=generator)
+#
+#
 # places, widths = {}, {}
-# for name, draw in samplers.items():
-#     clouds = [draw(steps, "quadratic") for steps in counts]
+# for name, rule in samplers.items():
+#     clouds = [draw(rule, steps, "quadratic") for steps in counts]
 #     places[name] = [energy_distance(cloud[:2000], truth[:2000]) for cloud in clouds]
 #     widths[name] = [width(cloud) for cloud in clouds]
 # low, high = chance(lambda: energy_distance(thin.sample(2000, generator), truth[:2000]))
@@ -950,7 +757,7 @@ def ddim_encode(
 # print(f"{'':10}" + "".join(f"{name:>14}" for name in samplers))
 # at_20_steps = {}
 # for spacing in spacings:
-#     row = [width(draw(20, spacing)) for draw in samplers.values()]
+#     row = [width(draw(rule, 20, spacing)) for rule in samplers.values()]
 #     at_20_steps[spacing] = [value for value, _ in row]
 #     print(f"{spacing:10}" + "".join(f"{v:8.2f} +- {bar:.2f}" for v, bar in row))
 # assert all(row[0] > row[2] > row[1] - 0.02 for row in at_20_steps.values())
@@ -1040,15 +847,16 @@ def ddim_encode(
 #
 # options = {"clip": True, "generator": generator}
 # shape = (n, 1, 8, 8)
+#
+#
+# def judged(rule, steps):
+#     times = timesteps(500, steps)
+#     return measures(sample(unet, shape, digit_schedule, rule, times, **options))
+#
+#
 # digits = {
-#     "Algorithm 2": {
-#         steps: measures(strided_sample(unet, shape, digit_schedule, steps, **options))
-#         for steps in (*counts, 500)
-#     },
-#     "DDIM": {
-#         steps: measures(ddim_sample(unet, shape, digit_schedule, steps, **options))
-#         for steps in counts
-#     },
+#     "Algorithm 2": {steps: judged(strided(), steps) for steps in (*counts, 500)},
+#     "DDIM": {steps: judged(ddim(), steps) for steps in counts},
 # }
 # distance_of_real, grey_of_real = measures(held_out)
 #
@@ -1115,7 +923,7 @@ def ddim_encode(
 #     print(f"{steps:4} steps: tau_1 = {times[-2]:3}, the noise would be {last:.3f} wide")
 
 # %% [markdown]
-# **Steps that skip.** Well-known code takes every $\lfloor T/S\rfloor$-th time. When $S$ does not divide $T$, that leaves out the upper end: with $T = 1000$ and $S = 600$ the stride is 1, and the walk visits the times 1 to 600 only. The network is told that there is some signal left, and is given pure noise.
+# **Steps that skip.** Well-known code takes every $\lfloor T/S\rfloor$-th time. When $S$ does not divide $T$, that leaves out the upper end: with $T = 1000$ and $S = 600$ the stride is 1, and the walk visits the times 1 to 600 only. The network is told that there is some signal left, and gets pure noise.
 #
 # **The old $\beta_t$ with the new stride.** Whoever takes only every 20th step of Algorithm 2 and leaves $\beta_t$ as it is, removes about a twentieth of the noise that has to go.
 

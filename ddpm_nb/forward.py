@@ -188,20 +188,17 @@ class Schedule:
 def per_image(value: Tensor, x: Tensor) -> Tensor:
     """Shape one number a picture, (B,) or (), so that it multiplies x, (B, ...).
 
-    Returns a tensor (B, 1, ..., 1), or () for a number that all pictures share, in x's
-    dtype and on x's device.
+    Returns a tensor (B, 1, ..., 1) on x's device, or () where it was, for a number that
+    all pictures share; in x's dtype.
 
     Raises:
         TypeError: if x does not hold floating-point numbers.
         ValueError: if the number of values is neither one for all nor one a picture.
     """
-    factor = check.per_image(value, x).to(x)
-    return factor.reshape(-1, *[1] * (x.dim() - 1)) if factor.dim() else factor
-
-
-def check_t(t: int | Tensor, schedule: Schedule, lowest: int = 1) -> int | Tensor:
-    """Return t if it is an integer, or a tensor of them, in lowest ... T; else complain."""
-    return check.t(t, schedule, lowest)
+    factor = check.per_image(value, x)
+    if factor.dim() == 0:
+        return factor.to(x.dtype)  # a number on the CPU serves every device
+    return factor.to(x).reshape(-1, *[1] * (x.dim() - 1))
 
 
 # %% [markdown]

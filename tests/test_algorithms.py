@@ -3,7 +3,7 @@
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
 import pytest
@@ -12,7 +12,9 @@ from scipy.stats import chi2_contingency, ks_2samp
 from torch import Tensor, nn
 
 from ddpm_nb.algorithms import (
+    Prediction,
     Step,
+    ancestral,
     minibatches,
     sample,
     sample_steps,
@@ -21,7 +23,7 @@ from ddpm_nb.algorithms import (
 )
 from ddpm_nb.forward import Schedule
 from ddpm_nb.likelihood import GaussianMixture
-from ddpm_nb.loss import denoising_mean, optimal_variance, vlb_weight
+from ddpm_nb.loss import Variance, denoising_mean, optimal_variance, vlb_weight
 from ddpm_nb.posterior import noised_mixture, optimal_noise, posterior_variance
 
 F64 = torch.float64
@@ -62,13 +64,13 @@ TRUTH = RING.sample(5000, generator(100)).double()
     ids=["T=1000 large", "T=1000 small", "T=50 large"],
 )
 def test_samples_with_the_exact_noise_pass_as_data(
-    schedule: Schedule, variance: str
+    schedule: Schedule, variance: Variance
 ) -> None:
     x = sample(
         optimal_noise(RING, schedule),
         (5000, 2),
         schedule,
-        variance=variance,
+        ancestral(variance),
         generator=generator(1),
         dtype=F64,
     )
@@ -83,7 +85,7 @@ def test_the_test_sees_large_steps_as_well_as_mistakes(seed: int) -> None:
         optimal_noise(RING, FIFTY),
         (5000, 2),
         FIFTY,
-        variance="small",
+        ancestral("small"),
         generator=generator(seed),
         dtype=F64,
     )
@@ -114,14 +116,16 @@ NORMAL = GaussianMixture([1.0], [[0.0]], [0.5])
 @pytest.mark.equation("eq-sampling-step")
 @pytest.mark.parametrize("variance", ["large", "small"])
 @pytest.mark.parametrize("T", [2, 10, 50])
-def test_samples_of_normal_data_have_the_exact_variance(T: int, variance: str) -> None:
+def test_samples_of_normal_data_have_the_exact_variance(
+    T: int, variance: Variance
+) -> None:
     """However large the steps are, what Algorithm 2 returns is known for these data."""
     n, schedule = 200_000, Schedule.cosine(T=T, s=0.05)
     x = sample(
         optimal_noise(NORMAL, schedule),
         (n, 1),
         schedule,
-        variance=variance,
+        ancestral(variance),
         generator=generator(1),
         dtype=F64,
     )
@@ -339,14 +343,14 @@ class Recorder(nn.Module):
 
 @pytest.mark.equation("eq-sampling-step")
 @pytest.mark.parametrize("variance", ["large", "small"])
-def test_one_step_has_the_stated_mean_and_variance(variance: str) -> None:
+def test_one_step_has_the_stated_mean_and_variance(variance: Variance) -> None:
     """For a network that answers 0, one step is x / sqrt(alpha_T) plus noise of variance sigma_T^2."""
     schedule, n = Schedule([0.1, 0.3, 0.4]), 200_000
     steps = sample_steps(
         lambda x, t: torch.zeros_like(x),
         (n, 1),
         schedule,
-        variance=variance,
+        ancestral(variance),
         generator=generator(),
         dtype=F64,
     )
@@ -365,7 +369,7 @@ def test_one_step_has_the_stated_mean_and_variance(variance: str) -> None:
     ("variance", "theirs"), [("large", "fixed_large"), ("small", "fixed_small")]
 )
 def test_every_step_is_that_of_diffusers(
-    variance: str, theirs: str, clip: bool
+    variance: Variance, theirs: str, clip: bool
 ) -> None:
     """The same tables, the same network, the same noise: the same x and predicted picture, step by step."""
     from diffusers import DDPMScheduler
@@ -395,7 +399,7 @@ def test_every_step_is_that_of_diffusers(
         network,
         (6, 3),
         schedule,
-        variance=variance,
+        ancestral(variance),
         clip=clip,
         generator=generator(),
         dtype=F64,
@@ -409,6 +413,54 @@ def test_every_step_is_that_of_diffusers(
         assert torch.allclose(
             step.x_0_hat, out.pred_original_sample, rtol=0, atol=1e-9
         ), f"t = {t + 1}"
+
+
+def test_a_rule_may_ask_again_and_look_back() -> None:
+    """Heun's method on the curve of DDIM: two network evaluations a step, and an error that falls with its square."""
+    two = GaussianMixture([0.4, 0.6], [[-1.0], [1.0]], [0.5, 0.5])
+    schedule = Schedule.linear()
+    model = optimal_noise(two, schedule)
+    x_T = torch.linspace(-2, 2, 9, dtype=F64)[:, None]
+    ratio = ((1 - schedule.alpha_bar) / schedule.alpha_bar).sqrt()
+
+    def heun(seen: Prediction, s: int, schedule: Schedule) -> tuple[Tensor, None]:
+        """In x / root(alpha_bar) against root(1 / alpha_bar - 1), of which the slope is the noise."""
+        rooted = schedule.alpha_bar[s].sqrt()
+        here, step = (
+            seen.x / schedule.alpha_bar[seen.t].sqrt(),
+            ratio[s] - ratio[seen.t],
+        )
+        x = rooted * (here + step * seen.noise)
+        if s > 0:
+            then = seen.predict(x, s)
+            assert (then.t, then.x is x, then.before) == (s, True, None)
+            x = rooted * (here + step * (seen.noise + then.noise) / 2)
+        return x, None
+
+    def end(times: Sequence[int]) -> Tensor:
+        return sample(model, (9, 1), schedule, heun, times, x_T=x_T)
+
+    def spread(steps: int) -> tuple[int, ...]:
+        """Times whose ratios lie evenly on a logarithmic scale, as far as whole numbers allow."""
+        wanted = torch.logspace(ratio[1000].log10(), ratio[5].log10(), steps, dtype=F64)
+        return (*(int((ratio - r).abs().argmin()) for r in wanted), 0)
+
+    finest = end(range(1000, -1, -1))
+    errors = [(end(spread(n)) - finest).abs().max().item() for n in (10, 20, 40)]
+    assert errors[0] > 2.5 * errors[1] > 2.5 * 2.5 * errors[2], errors
+
+
+def test_a_rule_sees_the_prediction_before_and_no_further() -> None:
+    seen_by: list[tuple[int, int | None]] = []
+
+    def rule(seen: Prediction, s: int, schedule: Schedule) -> tuple[Tensor, None]:
+        before = seen.before
+        assert before is None or before.before is None
+        seen_by.append((seen.t, None if before is None else before.t))
+        return seen.x, None
+
+    sample(lambda x, t: x, (2, 1), Schedule.linear(T=4), rule)
+    assert seen_by == [(4, None), (3, 4), (2, 3), (1, 2)]
 
 
 @pytest.mark.equation("eq-sampling-step")
@@ -440,7 +492,7 @@ def test_modes_come_back_even_when_the_network_fails() -> None:
 @pytest.mark.equation("eq-sampling-step")
 @pytest.mark.parametrize("clip", [False, True])
 @pytest.mark.parametrize("variance", ["large", "small"])
-def test_no_noise_at_the_last_step(variance: str, clip: bool) -> None:
+def test_no_noise_at_the_last_step(variance: Variance, clip: bool) -> None:
     """Two runs whose generators differ from the step to x_t on: the same x_0 for t = 1, another for t = 2."""
 
     def run(reached: int, seed: int) -> Tensor:
@@ -449,7 +501,7 @@ def test_no_noise_at_the_last_step(variance: str, clip: bool) -> None:
             optimal_noise(RING, FIFTY),
             (4, 2),
             FIFTY,
-            variance=variance,
+            ancestral(variance),
             clip=clip,
             generator=rng,
             dtype=F64,
@@ -484,7 +536,7 @@ def test_the_last_step_is_the_mean(T: int) -> None:
 @pytest.mark.parametrize("clip", [None, False, True])
 @pytest.mark.parametrize("variance", [None, "large", "small"])
 def test_sample_is_the_end_of_the_same_steps(
-    variance: str | None, clip: bool | None, dtype: torch.dtype | None
+    variance: Variance | None, clip: bool | None, dtype: torch.dtype | None
 ) -> None:
     """Whatever is asked for is handed on; what is not asked for is the large variance, no clipping, float32."""
 
@@ -492,7 +544,8 @@ def test_sample_is_the_end_of_the_same_steps(
         return -x.sin()  # pictures beyond [-1, 1], so that clipping shows
 
     schedule = Schedule.linear(T=12, beta_1=0.01, beta_T=0.3)
-    asked = {"variance": variance, "clip": clip, "dtype": dtype}
+    rule = None if variance is None else ancestral(variance)
+    asked = {"rule": rule, "clip": clip, "dtype": dtype}
     asked = {name: value for name, value in asked.items() if value is not None}
     ends = {
         (v, c): list(
@@ -500,7 +553,7 @@ def test_sample_is_the_end_of_the_same_steps(
                 wide,
                 (3, 2),
                 schedule,
-                variance=v,
+                ancestral(v),
                 clip=c,
                 generator=generator(),
                 dtype=dtype,
@@ -553,7 +606,7 @@ def test_same_seed_same_sample(clip: bool) -> None:
 def test_sampling_refuses_an_unknown_variance_at_once() -> None:
     """Before the first step, not in the middle of a long run."""
     with pytest.raises(ValueError, match="'huge'"):
-        sample_steps(lambda x, t: x, (1, 1), Schedule.linear(T=3), variance="huge")
+        ancestral("huge")  # type: ignore[arg-type]
 
 
 def endless(x: Tensor) -> Iterator[Tensor]:

@@ -20,6 +20,7 @@ from ddpm_nb import _cli
 from ddpm_nb._noise import CounterNoise
 from ddpm_nb.cifar10 import Labelled
 from ddpm_nb.evaluation import bits_per_dim
+from ddpm_nb.fewer_steps import timesteps
 from ddpm_nb.forward import Schedule
 from ddpm_nb.training import (
     TrainConfig,
@@ -236,47 +237,55 @@ def no_network(given: object) -> _cli.Network:
 def test_sample_hands_every_flag_on(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    calls: list[tuple[str, int, dict[str, Any]]] = []
+    calls: list[tuple[Any, ...]] = []
     sheets: list[Tensor] = []
 
     def recorder(name: str) -> Any:
-        def draw(
-            model: object, shape: tuple[int, ...], *more: object, **options: Any
-        ) -> Tensor:
-            calls.append((name, shape[0], options))
-            noise = options["generator"](torch.arange(shape[0]), 3)
-            return torch.zeros(shape) + 0.1 * noise[:, :1, :1, :1]
+        def rule(*given: object) -> tuple[object, ...]:
+            return (name, *given)
 
-        return draw
+        return rule
 
-    for name in ("sample", "strided_sample", "ddim_sample"):
+    def draw(
+        model: object,
+        shape: tuple[int, ...],
+        schedule: Schedule,
+        rule: tuple[object, ...],
+        times: tuple[int, ...],
+        **options: Any,
+    ) -> Tensor:
+        calls.append((rule, times, shape[0], options))
+        noise = options["generator"](torch.arange(shape[0]), 3)
+        return torch.zeros(shape) + 0.1 * noise[:, :1, :1, :1]
+
+    monkeypatch.setattr(_cli, "sample", draw)
+    for name in ("strided", "ddim"):
         monkeypatch.setattr(_cli, name, recorder(name))
     monkeypatch.setattr(_cli, "network", no_network)
     monkeypatch.setattr(
         _cli, "save_image_grid", lambda path, drawn: sheets.append(drawn)
     )
     base = ["sample", "--network", "x", "--out", str(tmp_path / "a.png")]
-    for more, name, wanted in (
-        ("", "sample", {"variance": "large"}),
-        ("--variance small", "sample", {"variance": "small"}),
+    for more, rule, times in (
+        ("", ("strided", "large"), tuple(range(10, -1, -1))),
+        ("--variance small", ("strided", "small"), tuple(range(10, -1, -1))),
         (
             "--steps 5 --variance small --spacing leading",
-            "strided_sample",
-            {"variance": "small", "spacing": "leading"},
+            ("strided", "small"),
+            timesteps(10, 5, "leading"),
         ),
         (
             "--method ddim --steps 5 --eta 0.3 --spacing quadratic",
-            "ddim_sample",
-            {"eta": 0.3, "spacing": "quadratic"},
+            ("ddim", 0.3),
+            timesteps(10, 5, "quadratic"),
         ),
     ):
         assert _cli.main([*base, "--count", "2", *more.split()]) == 0
-        asked, count, options = calls[-1]
-        assert (asked, count, options["clip"]) == (name, 2, True)
-        assert wanted.items() <= options.items()
+        assert calls[-1][:3] == (rule, times, 2)
+        assert calls[-1][3]["clip"] is True
     calls.clear()
     assert _cli.main([*base, "--count", "300"]) == 0
-    assert [count for _, count, _ in calls] == [128, 128, 44]
+    assert [count for _, _, count, _ in calls] == [128, 128, 44]
     assert len(sheets[-1]) == 300
     assert len(sheets[-1][:, 0, 0, 0].unique()) == 300  # each its own noise
     assert _cli.main([*base, "--count", "300", "--batch-size", "77"]) == 0

@@ -19,6 +19,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from pretended import Pretended, tensors_in
+from samplers import strided_sample
 from torch import Tensor, nn
 
 import ddpm_nb as ddpm
@@ -183,13 +184,13 @@ CASES: dict[str, Callable[[On], Any]] = {
     "denoising_mean": lambda on: ddpm.denoising_mean(on.x, on.t, on.noise, on.schedule),
     "noise_to_score": lambda on: ddpm.noise_to_score(on.noise, on.t, on.schedule),
     "noise_to_v": lambda on: ddpm.noise_to_v(on.x, on.t, on.noise, on.schedule),
+    "x_0_to_noise": lambda on: ddpm.x_0_to_noise(on.x, on.t, on.noise, on.schedule),
     "v_to_noise": lambda on: ddpm.v_to_noise(on.x, on.t, on.noise, on.schedule),
     "optimal_variance": lambda on: ddpm.optimal_variance(on.t, on.schedule, 0.3),
     "predict_x_0": lambda on: ddpm.predict_x_0(on.x, on.t, on.noise, on.schedule),
     "reverse_variance": lambda on: ddpm.reverse_variance(on.t, on.schedule, "small"),
     "simple_loss": lambda on: ddpm.simple_loss(on.model, on.levels, on.schedule, on.generator()),
     "vlb_weight": lambda on: ddpm.vlb_weight(on.t, on.schedule),
-    "x_0_to_noise": lambda on: ddpm.x_0_to_noise(on.x, on.t, on.noise, on.schedule),
     "minibatches": lambda on: next(ddpm.minibatches(on.levels, 2, on.generator())),
     "train": On.trained,
     "sample": lambda on: ddpm.sample(on.model, SHAPE, on.schedule, clip=True, generator=on.generator()),
@@ -205,13 +206,13 @@ CASES: dict[str, Callable[[On], Any]] = {
     "ddim_sample": lambda on: ddpm.ddim_sample(on.model, SHAPE, on.schedule, 3, eta=0.5, generator=on.generator()),
     "ddim_sample_steps": lambda on: on.walk(ddpm.ddim_sample_steps, SHAPE, on.schedule, 3),
     "respace": lambda on: ddpm.respace(on.schedule, (6, 3, 0)).beta,
-    "strided_sample": lambda on: ddpm.strided_sample(on.model, SHAPE, on.schedule, 3, generator=on.generator()),
-    "strided_sample_steps": lambda on: on.walk(ddpm.strided_sample_steps, SHAPE, on.schedule, 3),
+    "ancestral": lambda on: on.walk(ddpm.sample_steps, SHAPE, on.schedule, ddpm.ancestral("small")),
+    "ddim": lambda on: on.walk(ddpm.sample_steps, SHAPE, on.schedule, ddpm.ddim(0.5), (6, 3, 0)),
+    "strided": lambda on: on.walk(ddpm.sample_steps, SHAPE, on.schedule, ddpm.strided(), (6, 3, 0)),
     "bits_per_dim": lambda on: [on.bits(decoder=decoder).total for decoder in ("exact", "tanh", "continuous")],
     "BitsPerDim": lambda on: [on.bits(num_timesteps=2).mean, *on.bits(num_timesteps=2).interval],
     "collect_features": lambda on: ddpm.collect_features(nn.Flatten(), [on.x], n=2),
     "denoise": lambda on: ddpm.denoise(on.model, on.x, 3, on.schedule, generator=on.generator()),
-    "denoise_steps": lambda on: on.walk(ddpm.denoise_steps, on.x, 3, on.schedule),
     "discretized_log_prob": lambda on: [on.inside("exact"), on.inside("tanh")],
     "frechet_distance": lambda on: ddpm.frechet_distance(on.points, on.more),
     "inception_score": lambda on: ddpm.inception_score(on.rows, splits=3),
@@ -224,7 +225,7 @@ CASES: dict[str, Callable[[On], Any]] = {
 ELSEWHERE = {
     "ChainBound", "ddim_sigma", "train_steps", "clip_gradients", "load_network", "RateDistortion",
     "Trainer", "TrainConfig", "fit", "save_checkpoint", "load_checkpoint",
-    "Step", "TrainStep",  # records
+    "Prediction", "Step", "TrainStep",  # records
     "learning_rate", "timesteps", "inception",  # numbers; a network of others, which is told its device
     "Labelled", "cifar10_config", "digits_config", "load_cifar10", "load_digits", "load_folder",  # files, to the CPU
 }  # fmt: skip
@@ -271,7 +272,7 @@ LOOPS: dict[str, Callable[[On, int], Any]] = {
         ddpm.Schedule.cosine(n).to(on.device),
         generator=ddpm.CounterNoise(0, SHAPE[1:]),
     ),
-    "strides": lambda on, n: ddpm.strided_sample(on.model, SHAPE, on.schedule, n),
+    "strides": lambda on, n: strided_sample(on.model, SHAPE, on.schedule, n),
     "DDIM": lambda on, n: ddpm.ddim_sample(on.model, SHAPE, on.schedule, n, eta=0.5),
     "DDIM, upwards": lambda on, n: ddpm.ddim_encode(on.model, on.x, on.schedule, n),
     "the rest of the way": lambda on, n: ddpm.denoise(on.model, on.x, n, on.schedule),
@@ -308,7 +309,7 @@ def test_no_step_of_a_loop_waits_for_the_device(name: str, kind: str) -> None:
         "train",
         "sample",
         "ddim_sample",
-        "strided_sample",
+        "strided",
         "BitsPerDim",
         "interpolate",
     ],

@@ -10,18 +10,19 @@ import numpy as np
 import pytest
 import torch
 from reference import check_options, normal_pdf
+from samplers import algorithm_2, algorithm_2_steps
 from scipy.linalg import sqrtm
 from scipy.stats import chisquare, norm
 from torch import Tensor, nn
 
+from ddpm_nb._models import InBatches
 from ddpm_nb._noise import CounterNoise
-from ddpm_nb.algorithms import Step, sample, sample_steps
+from ddpm_nb.algorithms import Step, sample_steps
 from ddpm_nb.evaluation import (
     BitsPerDim,
     bits_per_dim,
     collect_features,
     denoise,
-    denoise_steps,
     discretized_log_prob,
     frechet_distance,
     inception,
@@ -490,7 +491,7 @@ def test_evaluation_refuses_bad_input() -> None:
             bits_per_dim(network, wrong, TWENTY)
     on_level = torch.ones(2, 1)
     for option, message in (
-        ({"num_timesteps": 0}, r"num_timesteps: expected None or 1 \.\.\. 19, got 0"),
+        ({"num_timesteps": 0}, r"num_timesteps: expected 1 \.\.\. 19, got 0"),
         ({"num_timesteps": 20}, "num_timesteps: expected"),
         ({"variance": "huge"}, "variance: expected"),
         ({"first_step": "none"}, "first_step: expected"),
@@ -835,7 +836,9 @@ def test_progressive_generation_sees_each_time_as_the_sampler_does() -> None:
 @pytest.mark.parametrize("clip", [False, True])
 def test_a_walk_from_the_top_is_algorithm_2(variance: str, clip: bool) -> None:
     options = {"variance": variance, "clip": clip}
-    whole = sample(network, (3, 2), TWENTY, generator=generator(), dtype=F64, **options)
+    whole = algorithm_2(
+        network, (3, 2), TWENTY, generator=generator(), dtype=F64, **options
+    )
     rng = generator()
     x_T = torch.randn(3, 2, dtype=F64, generator=rng)
     assert torch.equal(
@@ -846,7 +849,11 @@ def test_a_walk_from_the_top_is_algorithm_2(variance: str, clip: bool) -> None:
 @pytest.mark.equation("eq-sampling-step")
 def test_a_walk_visits_the_times_from_t_down() -> None:
     net = Recorder()
-    records = list(denoise_steps(net, torch.zeros(2, 1), 5, TWENTY))
+    records = list(
+        sample_steps(
+            net, (2, 1), TWENTY, timesteps=range(5, -1, -1), x_T=torch.zeros(2, 1)
+        )
+    )
     assert [step.t for step in records] == [4, 3, 2, 1, 0]
     assert net.seen == [([t, t], False, False) for t in (5, 4, 3, 2, 1)]
     assert all(isinstance(step, Step) and not step.x.requires_grad for step in records)
@@ -857,16 +864,13 @@ def test_walks_refuse_bad_input_at_once() -> None:
     x = torch.zeros(4, 1)
     for t in (0, 21):
         with pytest.raises(ValueError, match="t: expected"):
-            denoise_steps(network, x, t, TWENTY)
+            denoise(network, x, t, TWENTY)
     with pytest.raises(TypeError, match="t: expected an int"):
-        denoise_steps(network, x, torch.tensor([3] * 4), TWENTY)
-    for groups in (0, 3, 8):
-        with pytest.raises(ValueError, match="groups: expected a divisor of 4"):
-            denoise_steps(network, x, 3, TWENTY, groups=groups)
+        denoise(network, x, torch.tensor([3] * 4), TWENTY)
     with pytest.raises(ValueError, match="variance: expected"):
-        denoise_steps(network, x, 3, TWENTY, variance="huge")
+        denoise(network, x, 3, TWENTY, variance="huge")
     with pytest.raises(ValueError, match=r"use schedule\.to"):
-        denoise_steps(nn.Linear(1, 1, device="meta"), x, 3, TWENTY)
+        denoise(nn.Linear(1, 1, device="meta"), x, 3, TWENTY)
     with pytest.raises(ValueError, match="n: expected at least 1"):
         shared_latents(network, x, 3, 0, TWENTY)
     with pytest.raises(ValueError, match="x_0_other: expected shape"):
@@ -1031,7 +1035,7 @@ def test_the_score_is_the_exponential_of_the_mean() -> None:
 def test_the_views_hand_variance_and_clip_on(variance: str, clip: bool) -> None:
     options = {"variance": variance, "clip": clip}
     walk = list(
-        sample_steps(
+        algorithm_2_steps(
             network, (2, 3), TWENTY, generator=generator(), dtype=F64, **options
         )
     )
@@ -1328,7 +1332,8 @@ def test_the_levels_are_looked_at_in_all_batches() -> None:
 
 def test_views_in_batches_leave_a_module_as_it_was() -> None:
     net = Recorder()
-    for step in denoise_steps(net, torch.zeros(3, 1), 2, TWENTY, batch_size=2):
+    walk = sample_steps(InBatches(net, 2), (3, 1), TWENTY, timesteps=(2, 1, 0))
+    for step in walk:
         assert net.training
         assert not step.x.requires_grad
     shared_latents(net, torch.zeros(3, 1), 2, 2, TWENTY, batch_size=4)
@@ -1400,10 +1405,7 @@ def test_whole_numbers_of_numpy_are_welcome_here_too() -> None:
     )
     assert bits.t.shape == (3, 4)
     assert shared_latents(network, x, three, two, TWENTY).shape == (2, 4, 2)
-    assert denoise(network, x, three, TWENTY, groups=two, batch_size=two).shape == (
-        4,
-        2,
-    )
+    assert denoise(network, x, three, TWENTY, batch_size=two).shape == (4, 2)
     assert len(progressive(network, (1, 2), TWENTY, np.arange(0, 4))) == 4
     assert len(collect_features(nn.Flatten(), [x], n=three)) == 3
     assert inception_score(torch.full((4, 2), 0.5), splits=two)[1] == 0
@@ -1411,7 +1413,6 @@ def test_whole_numbers_of_numpy_are_welcome_here_too() -> None:
         lambda: bits_per_dim(network, x, TWENTY, num_timesteps=2.0),
         lambda: bits_per_dim(network, x, TWENTY, num_timesteps=True),
         lambda: shared_latents(network, x, 3, 2.0, TWENTY),
-        lambda: denoise(network, x, 3, TWENTY, groups=2.0),
         lambda: denoise(network, x, 3.0, TWENTY),
         lambda: collect_features(nn.Flatten(), [x], n=3.0),
         lambda: inception_score(torch.full((4, 2), 0.5), splits=2.0),
@@ -1452,14 +1453,8 @@ def last(steps: Iterator[Step]) -> Tensor:
             {"levels": (256, 16), "decoder": ("exact", "tanh")},
         ),
         (
-            lambda **o: last(
-                denoise_steps(network, X, 9, TWENTY, generator=generator(), **o)
-            ),
-            {"variance": ("large", "small"), "clip": (False, True), "groups": (1, 2)},
-        ),
-        (
             lambda **o: denoise(network, X, 9, TWENTY, generator=generator(), **o),
-            {"variance": ("large", "small"), "clip": (False, True), "groups": (1, 2)},
+            {"variance": ("large", "small"), "clip": (False, True)},
         ),
         (
             lambda **o: progressive(

@@ -10,19 +10,26 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, strategies as st
+from pretended import Pretended
 from reference import check_options
+from samplers import (
+    algorithm_2,
+    algorithm_2_steps,
+    strided_sample,
+    strided_sample_steps,
+)
 from torch import Tensor, nn
 
-from ddpm_nb.algorithms import Step, sample, sample_steps
+from ddpm_nb.algorithms import Rule, Step, sample
 from ddpm_nb.fewer_steps import (
+    ddim,
     ddim_encode,
     ddim_mean,
     ddim_sample,
     ddim_sample_steps,
     ddim_sigma,
     respace,
-    strided_sample,
-    strided_sample_steps,
+    strided,
     timesteps,
 )
 from ddpm_nb.forward import Schedule
@@ -138,7 +145,7 @@ def test_times_are_those_of_diffusers_where_nothing_is_rounded(
 
 def test_bad_counts_and_names_are_refused() -> None:
     for steps in (0, -1, 41):
-        with pytest.raises(ValueError, match=r"steps: expected 1 \.\.\. T = 40"):
+        with pytest.raises(ValueError, match=r"steps: expected 1 \.\.\. 40"):
             timesteps(40, steps)
     for wrong in (2.0, True, "5", np.float64(5), None):
         with pytest.raises(TypeError, match="steps: expected an int"):
@@ -266,7 +273,7 @@ def test_strided_algorithm_2_is_that_of_diffusers(
 def test_with_all_steps_it_is_algorithm_2(variance: str) -> None:
     options = {"variance": variance, "clip": True, "dtype": F64}
     one = strided_sample(network, (5, 2), FORTY, 40, generator=generator(), **options)
-    two = sample(network, (5, 2), FORTY, generator=generator(), **options)
+    two = algorithm_2(network, (5, 2), FORTY, generator=generator(), **options)
     assert torch.allclose(one, two, rtol=0, atol=1e-10)
 
 
@@ -362,13 +369,18 @@ def test_a_sigma_out_of_range_is_no_rounding_in_float32_either() -> None:
             ddim_mean(x, x, 30, 12, rounded, sigma)
 
 
-def test_no_step_waits_for_the_device() -> None:
-    """Whoever looks at a number of a tensor without storage gets an error."""
-    schedule = FORTY.to("meta")
-    for eta in (0.0, 1.0):
-        x = ddim_sample(network, (3, 2), schedule, 5, eta=eta, clip=True)
-        assert x.device.type == "meta"
-    assert ddim_encode(network, x, schedule, 5).device.type == "meta"
+@pytest.mark.parametrize("rule", [ddim(), ddim(1.0), strided(), strided("small")])
+def test_no_step_waits_for_the_device(rule: Rule) -> None:
+    """On a device that counts who looks at a number: six steps look as often as three."""
+    waits = []
+    with Pretended("cuda") as device:
+        schedule = FORTY.to("cuda")
+        for steps in (3, 6):
+            before, times = device.waits, timesteps(40, steps)
+            x = sample(network, (3, 2), schedule, rule, times, clip=True)
+            waits.append(device.waits - before)
+        assert x.device.type == "cuda"
+    assert waits[0] == waits[1]
 
 
 @pytest.mark.equation("def-eta")
@@ -409,7 +421,7 @@ def test_ddim_with_eta_one_and_all_steps_is_algorithm_2_small(clip: bool) -> Non
     ddim = ddim_sample_steps(
         network, (5, 2), FORTY, 40, eta=1.0, generator=generator(), **options
     )
-    ddpm = sample_steps(
+    ddpm = algorithm_2_steps(
         network, (5, 2), FORTY, variance="small", generator=generator(), **options
     )
     clipped = 0
@@ -873,7 +885,7 @@ def test_encoding_neither_trains_nor_records() -> None:
 
 def test_a_step_that_leaves_no_signal_is_refused() -> None:
     with pytest.raises(ValueError, match="more steps are needed"):
-        strided_sample_steps(network, (2, 1), Schedule.linear(T=4000), 1)
+        next(strided_sample_steps(network, (2, 1), Schedule.linear(T=4000), 1))
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, None])

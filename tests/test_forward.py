@@ -422,8 +422,11 @@ def test_one_time_a_picture(linear: Schedule) -> None:
 def test_a_factor_comes_in_the_type_and_on_the_device_of_the_pictures(
     shape: tuple[int, ...],
 ) -> None:
+    """One number for all pictures stays where it is: on the CPU it serves every device, and nothing waits."""
     value = torch.full(shape, 0.5, dtype=F64)
     for dtype, device in ((torch.float32, "cpu"), (torch.bfloat16, "meta")):
-        got = per_image(value, torch.zeros(3, 2, dtype=dtype, device=device))
-        assert got.dtype == dtype
-        assert got.device.type == device
+        x = torch.zeros(3, 2, dtype=dtype, device=device)
+        got = per_image(value, x)
+        assert got.dtype == (got * x).dtype == dtype
+        assert got.device.type == (device if shape else "cpu")
+        assert (got * x).device.type == device

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers.utils.torch_utils import randn_tensor
+from samplers import strided_sample, strided_sample_steps
 from scipy import stats
 from torch import Tensor
 
@@ -27,8 +28,6 @@ from ddpm_nb import (
     progressive,
     sample,
     sample_steps,
-    strided_sample,
-    strided_sample_steps,
 )
 from ddpm_nb._noise import noise_for, philox
 
