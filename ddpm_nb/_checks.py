@@ -131,9 +131,101 @@ def per_image(value: Tensor, x: Tensor) -> Tensor:
         )
     if value.dim() > 0 and value.shape != x.shape[:1]:
         raise ValueError(
-            f"t: expected one value a picture, shape ({len(x)},), got shape {tuple(value.shape)}"
+            f"t: expected one time a point or picture, shape ({len(x)},), got shape {tuple(value.shape)}"
         )
     return value
+
+
+def points(name: str, x: Tensor, coordinates: int, batch: bool = False) -> Tensor:
+    """Return points (..., coordinates); (B, coordinates) if they are to be a batch."""
+    if x.shape[-1:] != (coordinates,) or (batch and x.dim() != 2):
+        expected = f"({'B' if batch else '...'}, {coordinates})"
+        raise ValueError(
+            f"{name}: expected shape {expected}, points with {coordinates} coordinates, got shape {tuple(x.shape)}"
+        )
+    return x
+
+
+def mixture(
+    weights: Tensor | Sequence[float],
+    means: Tensor | Sequence[Sequence[float]],
+    stds: Tensor | Sequence[float],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return weights (K,), means (K, D) and standard deviations (K,) of a mixture, as float64 on the CPU."""
+    weights, means, stds = (_float64(value) for value in (weights, means, stds))
+    if (
+        means.dim() != 2
+        or weights.shape != means.shape[:1]
+        or stds.shape != weights.shape
+    ):
+        raise ValueError(
+            "weights, means, stds: expected shapes (K,), (K, D), (K,), got "
+            f"{tuple(weights.shape)}, {tuple(means.shape)}, {tuple(stds.shape)}"
+        )
+    shares = (weights > 0) & ((weights.sum() - 1).abs() < 1e-6)
+    for name, value, allowed, good in (
+        ("weights", weights, "positive numbers that sum to 1", shares),
+        ("stds", stds, "positive numbers", (stds > 0) & stds.isfinite()),
+        ("means", means, "finite numbers", means.isfinite()),
+    ):
+        if not good.all():
+            raise ValueError(f"{name}: expected {allowed}, got {value}")
+    return weights, means, stds
+
+
+def linear_model(weight: Tensor, bias: Tensor, noise_var: float) -> None:
+    """Refuse a linear map W (D, K), b (D,) with noise that does not fit together."""
+    if weight.dim() != 2 or bias.shape != weight.shape[:1]:
+        raise ValueError(
+            f"weight, bias: expected shapes (D, K) and (D,), got {tuple(weight.shape)} and {tuple(bias.shape)}"
+        )
+    number("noise_var", noise_var, "above 0", lambda var: var > 0)
+
+
+def chain(forward: Sequence[Tensor], reverse: Sequence[Tensor], prior: Tensor) -> None:
+    """Refuse tables of a chain that are not positive, whose rows do not sum to 1, or that do not fit together."""
+    if len(forward) != len(reverse) or len(forward) == 0:
+        raise ValueError(
+            f"forward, reverse: expected one table a step in both, got {len(forward)} and {len(reverse)}"
+        )
+    rows = tuple(prior.shape[:1])
+    for name, tables, expected in (
+        ("forward", forward, 2 * rows),
+        ("reverse", reverse, 2 * rows),
+        ("prior", [prior], rows),
+    ):
+        for table in tables:
+            if (
+                table.shape != expected
+                or not (table > 0).all()
+                or not ((table.sum(-1) - 1).abs() <= 1e-6).all()
+            ):
+                raise ValueError(
+                    f"{name}: expected positive rows of shape {expected} that sum to 1, got {table}"
+                )
+
+
+def betas(beta: Tensor | Sequence[float]) -> Tensor:
+    """Return beta_1 ... beta_T, strictly between 0 and 1, as float64 on the CPU."""
+    steps = _float64(beta)
+    if steps.dim() != 1 or len(steps) == 0:
+        raise ValueError(
+            f"beta: expected beta_1 ... beta_T in one dimension, got shape {tuple(steps.shape)}"
+        )
+    good = (steps > 0) & (steps < 1)  # NaN never is
+    if not good.all():
+        first = int(good.logical_not().nonzero()[0])
+        raise ValueError(
+            f"beta: expected numbers strictly between 0 and 1, got beta_{first + 1} = {steps[first]:g}"
+        )
+    return steps
+
+
+def _float64(value: Tensor | Sequence[Any]) -> Tensor:
+    """Return numbers as float64 on the CPU. A tensor comes there first: MPS has no float64."""
+    if isinstance(value, Tensor):
+        return value.cpu().double()
+    return torch.as_tensor(value, dtype=torch.float64, device="cpu")
 
 
 def t(t: int | Tensor, schedule: Tables, lowest: int = 1) -> int | Tensor:

@@ -14,7 +14,8 @@ from typing import Any, Literal, NamedTuple, NoReturn
 import torch
 from torch import Tensor, nn
 
-from ddpm_nb.forward import Schedule, check_t, per_image
+from ddpm_nb import _checks as check
+from ddpm_nb.forward import Schedule, per_image
 from ddpm_nb.loss import v_to_noise
 
 CONFIG_FILE = "config.json"
@@ -507,6 +508,6 @@ class AsNoise(nn.Module):
         answer: Tensor = self.network(x_t, t)
         if self.prediction == "v":
             return v_to_noise(x_t, t, answer, self.schedule)
-        kept = self.schedule.alpha_bar[check_t(t, self.schedule)]
+        kept = self.schedule.alpha_bar[check.t(t, self.schedule)]
         signal = per_image(kept.sqrt(), answer) * answer
         return (x_t - signal) / per_image((1 - kept).sqrt(), x_t)

@@ -34,6 +34,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ddpm_nb import _checks as check
+
 
 # %% [markdown]
 # ## The derivation
@@ -144,24 +146,7 @@ def chain_bound(
 
     Equation: eq-bound. Paper: equation 5.
     """
-    states = len(prior)
-    if len(forward) != len(reverse) or len(forward) == 0:
-        raise ValueError(
-            "forward, reverse: expected one table a step in both, got "
-            f"{len(forward)} and {len(reverse)}"
-        )
-    for name, table in (
-        *(("forward", table) for table in forward),
-        *(("reverse", table) for table in reverse),
-        ("prior", prior),
-    ):
-        shape = (states,) if name == "prior" else (states, states)
-        if table.shape != shape or not (table > 0).all() or not _sums_to_one(table):
-            raise ValueError(
-                f"{name}: expected positive rows of shape {shape} that sum to 1, "
-                f"got {table}"
-            )
-
+    check.chain(forward, reverse, prior)
     jump = forward[0]  # row i is q(x_t | x_0 = i), here for t = 1
     reconstruction = -(jump * reverse[0].log().T).sum(1)
     steps = []
@@ -172,14 +157,9 @@ def chain_bound(
         steps.append((pair * (posterior / back.T).log()).sum((1, 2)))
     return ChainBound(
         prior=(jump * (jump / prior).log()).sum(1),
-        steps=torch.stack(steps) if steps else jump.new_zeros(0, states),
+        steps=torch.stack(steps) if steps else jump.new_zeros(0, len(prior)),
         reconstruction=reconstruction,
     )
-
-
-def _sums_to_one(table: Tensor) -> bool:
-    total = table.sum(-1)
-    return bool(torch.allclose(total, torch.ones_like(total), rtol=0, atol=1e-6))
 
 # %% [markdown]
 # Take four states, five steps, and tables drawn at random. On the left, count *all* paths and use the definition, Eq. [start](#eq-bound-start). On the right, the three terms.
@@ -202,23 +182,18 @@ def _sums_to_one(table: Tensor) -> bool:
 #
 # definition, likelihood = torch.zeros(2, S, dtype=torch.float64)
 # for path in itertools.product(range(S), repeat=T + 1):  # all (x_0, ..., x_T)
-#     steps = range(1, T + 1)
-#     log_q = sum(forward[t - 1][path[t - 1], path[t]].log() for t in steps)
-#     log_p = prior[path[T]].log() + sum(
-#         reverse[t - 1][path[t], path[t - 1]].log() for t in steps
-#     )
+#     steps = list(zip(forward, reverse, path, path[1:]))
+#     log_q = sum(q[here, there].log() for q, _, here, there in steps)
+#     log_p = sum(p[there, here].log() for _, p, here, there in steps)
+#     log_p = prior[path[T]].log() + log_p
 #     definition[path[0]] += log_q.exp() * (log_q - log_p)
 #     likelihood[path[0]] += log_p.exp()
 #
-# bound = chain_bound(forward, reverse, prior)
+# total = chain_bound(forward, reverse, prior).total
+# same = torch.allclose(total, definition, rtol=0, atol=1e-12)
 # print("paths counted:", S ** (T + 1))
-# print(
-#     "definition = three terms, to 1e-12:",
-#     torch.allclose(bound.total, definition, rtol=0, atol=1e-12),
-# )
-# print(
-#     "above -log p(x_0), as it must be:", bool((bound.total > -likelihood.log()).all())
-# )
+# print("definition = three terms, to 1e-12:", same)
+# print("above -log p(x_0), as it must be:", bool((total > -likelihood.log()).all()))
 
 # %% [markdown]
 # ## What the whole bound costs
@@ -324,11 +299,7 @@ def _sums_to_one(table: Tensor) -> bool:
 #     return float((data * nats).sum()) / math.log(2)
 #
 #
-# costs = [
-#     bits(bound.reconstruction),
-#     *(bits(step) for step in bound.steps),
-#     bits(bound.prior),
-# ]
+# costs = [bits(term) for term in (bound.reconstruction, *bound.steps, bound.prior)]
 # figure, ax = plt.subplots(figsize=(5.6, 2.6))
 # ax.bar(range(T + 1), costs, color=[fig.ORANGE, *[fig.BLUE] * (T - 1), fig.GREEN])
 # ax.set(
@@ -371,9 +342,8 @@ def _sums_to_one(table: Tensor) -> bool:
 # terms = torch.tensor(costs[1:-1])
 # true_sum = terms.sum()
 # one = len(terms) * terms[torch.randint(len(terms), (20_000,), generator=generator)]
-# batch = len(terms) * terms[
-#     torch.randint(len(terms), (20_000, 128), generator=generator)
-# ].mean(1)
+# many = torch.randint(len(terms), (20_000, 128), generator=generator)
+# batch = len(terms) * terms[many].mean(1)
 #
 # figure, ax = plt.subplots(figsize=(5.6, 2.4))
 # ax.hist(one, bins=60, density=True, color="#b5b5b5")
@@ -431,9 +401,8 @@ def _sums_to_one(table: Tensor) -> bool:
 
 # %% tags=["active-ipynb", "hide-cell"]
 # # Solution 2
-# priors = torch.stack(
-#     [chain_bound(forward[:n], reverse[:n], prior).prior for n in range(1, T + 1)]
-# )
+# bounds = [chain_bound(forward[:n], reverse[:n], prior) for n in range(1, T + 1)]
+# priors = torch.stack([bound.prior for bound in bounds])
 # print(bool((priors.diff(dim=0) < 0).all()))
 
 # %% [markdown]

@@ -31,13 +31,14 @@ entries, and entry 0 means "no noise yet", so the code reads like the equations.
 
 import copy
 import math
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self, SupportsIndex
+from typing import Self
 
 import torch
 from torch import Tensor
+
+from ddpm_nb import _checks as check
 
 
 # %% [markdown]
@@ -124,27 +125,11 @@ class Schedule:
     alpha_bar: Tensor
 
     def __init__(self, beta: Tensor | Sequence[float]) -> None:
-        if isinstance(beta, Tensor):
-            beta = beta.cpu()  # every schedule begins there: MPS has no float64
-        steps = torch.as_tensor(beta, dtype=torch.float64, device="cpu")
-        if steps.dim() != 1 or len(steps) == 0:
-            raise ValueError(
-                "beta: expected beta_1 ... beta_T in one dimension, "
-                f"got shape {tuple(steps.shape)}"
-            )
-        # Written so that NaN fails too: every comparison with NaN is false.
-        good = (steps > 0) & (steps < 1)
-        if not good.all():
-            first = int(good.logical_not().nonzero()[0])
-            raise ValueError(
-                "beta: expected numbers strictly between 0 and 1, "
-                f"got beta_{first + 1} = {steps[first]:g}"
-            )
-        table = torch.cat([steps.new_zeros(1), steps])
-        object.__setattr__(self, "T", len(steps))
-        object.__setattr__(self, "beta", table)
-        object.__setattr__(self, "alpha", 1 - table)
-        object.__setattr__(self, "alpha_bar", torch.cumprod(1 - table, dim=0))
+        steps = check.betas(beta)
+        beta = torch.cat([steps.new_zeros(1), steps])
+        alpha, alpha_bar = 1 - beta, torch.cumprod(1 - beta, dim=0)
+        # A frozen record takes its fields through its dictionary.
+        vars(self).update(T=len(steps), beta=beta, alpha=alpha, alpha_bar=alpha_bar)
 
     @classmethod
     def linear(cls, T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> Self:
@@ -157,11 +142,8 @@ class Schedule:
 
         Equation: def-linear. Paper: section 4.
         """
-        return cls(
-            torch.linspace(
-                beta_1, beta_T, _positive(T), dtype=torch.float64, device="cpu"
-            )
-        )
+        T = check.positive("T", T)
+        return cls(torch.linspace(beta_1, beta_T, T, dtype=torch.float64, device="cpu"))
 
     @classmethod
     def cosine(cls, T: int = 1000, s: float = 0.008) -> Self:
@@ -174,9 +156,8 @@ class Schedule:
 
         Equation: def-cosine. Source: Nichol and Dhariwal (2021), equation 17.
         """
-        if s < 0:
-            raise ValueError(f"s: expected a number >= 0, got {s}")
-        t = torch.arange(_positive(T) + 1, dtype=torch.float64, device="cpu")
+        T, s = check.positive("T", T), check.number("s", s, ">= 0", lambda s: s >= 0)
+        t = torch.arange(T + 1, dtype=torch.float64, device="cpu")
         f = torch.cos((t / T + s) / (1 + s) * math.pi / 2) ** 2
         return cls((1 - f[1:] / f[:-1]).clamp(max=0.999))
 
@@ -195,88 +176,29 @@ class Schedule:
         t of 1,000, is off by up to a thousandth.
         """
         dtype = torch.float32 if torch.device(device).type == "mps" else torch.float64
-        moved = copy.copy(self)
-        for name in ("beta", "alpha", "alpha_bar"):
-            object.__setattr__(moved, name, getattr(self, name).to(device, dtype))
+        moved, tables = copy.copy(self), ("beta", "alpha", "alpha_bar")
+        vars(moved).update({x: getattr(self, x).to(device, dtype) for x in tables})
         return moved
 
 
-def _positive(T: int) -> int:
-    if isinstance(T, bool) or not hasattr(T, "__index__") or T < 1:
-        raise ValueError(f"T: expected a positive integer, got {T!r}")
-    return operator.index(T)  # numpy's integers are welcome
-
-
 # %% [markdown]
-# A batch usually holds pictures at different times: `t` is then one integer a picture. The tables are looked up in float64, and every factor is worked out in float64 too; only the finished factor is cast to the type of the picture. (The section on slips shows what goes wrong otherwise.) Two small helpers do this for every equation of the book.
+# A batch usually holds pictures at different times: `t` is then one integer a picture. The tables are looked up in float64, and every factor is worked out in float64 too; only the finished factor is cast to the type of the picture. (The section on slips shows what goes wrong otherwise.) One small helper, `per_image`, does this for every equation of the book. What must not come in at all, such as a $t$ outside $1,\dots,T$, is refused by `check`: a module without a chapter, so that a function here is its equation and little else.
 
 # %%
-def check_t(t: int | Tensor, schedule: Schedule, lowest: int = 1) -> int | Tensor:
-    """Return t if it is an integer, or a tensor of them, in lowest ... T; else complain.
-
-    The values of a tensor on an accelerator are not looked at: that would make the
-    computer wait for it.
-
-    Raises:
-        TypeError: if t is neither an int nor an int64 tensor.
-        ValueError: if t leaves its range, or is on an accelerator and the schedule is not.
-    """
-    if isinstance(t, Tensor):
-        if t.dtype != torch.int64:
-            raise TypeError(
-                f"t: expected an int or an int64 tensor, got a tensor of {t.dtype}"
-            )
-        if t.device.type != "cpu" and t.device != schedule.beta.device:
-            raise ValueError(
-                f"schedule: expected its tables on {t.device}, where t is, got "
-                f"{schedule.beta.device}; use schedule.to(...)"
-            )
-        if t.device.type != "cpu" or t.numel() == 0:
-            return t
-        low, high = int(t.min()), int(t.max())
-    elif isinstance(t, SupportsIndex) and not isinstance(t, bool):
-        t = low = high = operator.index(t)  # NumPy's integers, too
-    else:
-        raise TypeError(
-            f"t: expected an int or an int64 tensor, got {type(t).__name__}"
-        )
-    if low < lowest or high > schedule.T:
-        raise ValueError(
-            f"t: expected {lowest} ... {schedule.T}, got values from {low} to {high}"
-        )
-    return t
-
-
 def per_image(value: Tensor, x: Tensor) -> Tensor:
     """Shape one number a picture, (B,) or (), so that it multiplies x, (B, ...).
 
-    Returns a tensor (B, 1, ..., 1), or () for a number that all pictures share, in x's
-    dtype and on x's device.
+    Returns a tensor (B, 1, ..., 1) on x's device, or () where it was, for a number that
+    all pictures share; in x's dtype.
 
     Raises:
         TypeError: if x does not hold floating-point numbers.
         ValueError: if the number of values is neither one for all nor one a picture.
     """
-    if not x.is_floating_point():
-        raise TypeError(
-            f"x: expected floating-point numbers, got {x.dtype}; scale pictures to [-1, 1]"
-        )
-    if value.dim() == 0:
-        return value.to(x.dtype)  # a number on the CPU serves every device
-    if value.shape != x.shape[:1]:
-        raise ValueError(
-            f"t: expected one value a picture, shape ({len(x)},), "
-            f"got shape {tuple(value.shape)}"
-        )
-    return value.to(x).reshape(-1, *[1] * (x.dim() - 1))
-
-
-def _check_noise(noise: Tensor, x: Tensor) -> None:
-    # Broadcasting would give a whole batch the same noise without a word.
-    if noise.shape != x.shape:
-        raise ValueError(
-            f"noise: expected the shape of the points, {tuple(x.shape)}, got {tuple(noise.shape)}"
-        )
+    factor = check.per_image(value, x)
+    if factor.dim() == 0:
+        return factor.to(x.dtype)  # a number on the CPU serves every device
+    return factor.to(x).reshape(-1, *[1] * (x.dim() - 1))
 
 
 # %% [markdown]
@@ -302,8 +224,8 @@ def q_step(
 
     Equation: def-step. Paper: equation 2.
     """
-    _check_noise(noise, x_prev)
-    beta = schedule.beta[check_t(t, schedule)]
+    check.noise(noise, x_prev)
+    beta = schedule.beta[check.t(t, schedule)]
     return (
         per_image((1 - beta).sqrt(), x_prev) * x_prev
         + per_image(beta.sqrt(), noise) * noise
@@ -425,8 +347,8 @@ def q_sample(x_0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) ->
 
     Equation: eq-forward. Paper: equation 4.
     """
-    _check_noise(noise, x_0)
-    alpha_bar = schedule.alpha_bar[check_t(t, schedule, lowest=0)]
+    check.noise(noise, x_0)
+    alpha_bar = schedule.alpha_bar[check.t(t, schedule, lowest=0)]
     return (
         per_image(alpha_bar.sqrt(), x_0) * x_0
         + per_image((1 - alpha_bar).sqrt(), noise) * noise
@@ -446,26 +368,27 @@ def q_sample(x_0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) ->
 # %% tags=["active-ipynb"]
 # generator = torch.Generator().manual_seed(0)
 # x_0 = torch.randn(3, dtype=torch.float64, generator=generator)
-# w = torch.randn(
-#     1001, 3, dtype=torch.float64, generator=generator
-# )  # w[s] is the noise of step s
-#
+# w = torch.randn(1001, 3, dtype=torch.float64, generator=generator)
 # x = x_0
 # for s in range(1, 501):
-#     x = q_step(x, s, w[s], linear)
+#     x = q_step(x, s, w[s], linear)  # w[s] is the noise of step s
 #
 # s = torch.arange(1, 501)
 # share = linear.beta[s] * linear.alpha_bar[500] / linear.alpha_bar[s]
 # noise = (share.sqrt()[:, None] * w[1:501]).sum(0) / (1 - linear.alpha_bar[500]).sqrt()
 # jump = q_sample(x_0, 500, noise, linear)
-#
 # print("walk and jump meet, to 12 digits:", torch.allclose(x, jump, rtol=0, atol=1e-12))
+
+# %% [markdown]
+# The last step's share of the variance is $\beta_t/(1-\bar\alpha_t)$.
+
+# %% tags=["active-ipynb"]
 # for t in (1, 2, 100, 500):
 #     last = linear.beta[t] / (1 - linear.alpha_bar[t])
 #     print(f"share of the last step in the variance of the noise at t = {t}: {last:.1%}")
 
 # %% [markdown]
-# The last step's share of the variance is $\beta_t/(1-\bar\alpha_t)$: at $t = 500$ only about one hundredth. Remember this when we walk back: the network will predict the *total* noise, and a step back removes only a small share of it, except for the last few.
+# At $t = 500$ it is only about one hundredth. Remember this when we walk back: the network will predict the *total* noise, and a step back removes only a small share of it, except for the last few.
 #
 # ## Jump = walk, seen
 #
@@ -545,12 +468,9 @@ def q_sample(x_0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) ->
 
 # %% tags=["active-ipynb"]
 # short = Schedule.linear(T=100)
-# for name, schedule in (
-#     ("linear, T = 1000", linear),
-#     ("cosine, T = 1000", cosine),
-#     ("linear, T = 100", short),
-# ):
-#     print(f"{name}:  alpha_bar_T = {schedule.alpha_bar[-1]:.1e}")
+# print(f"linear, T = 1000:  alpha_bar_T = {linear.alpha_bar[-1]:.1e}")
+# print(f"cosine, T = 1000:  alpha_bar_T = {cosine.alpha_bar[-1]:.1e}")
+# print(f"linear, T = 100:  alpha_bar_T = {short.alpha_bar[-1]:.1e}")
 
 # %% [markdown]
 # With $T = 100$ more than a third of the signal's power is still there at the end. A sampler that starts from pure noise then starts from a place where the forward process never arrives. When you change $T$, scale the $\beta_t$ by $1000/T$ (for $T$ above 20; at 20 and below, $\beta_T$ would reach 1), or use the cosine schedule, which is defined through $t/T$.
@@ -645,9 +565,8 @@ def q_sample(x_0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) ->
 
 # %% tags=["active-ipynb"]
 # for dtype in (torch.float16, torch.float32, torch.float64):
-#     print(
-#         f"1 - alpha_bar_1 in {dtype!s:14}: {float(1 - linear.alpha_bar[1].to(dtype)):.8f}"
-#     )
+#     noise_power = float(1 - linear.alpha_bar[1].to(dtype))
+#     print(f"1 - alpha_bar_1 in {dtype!s:14}: {noise_power:.8f}")
 
 # %% [markdown]
 # ## Exercises

@@ -35,6 +35,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ddpm_nb import _checks as check
+
 
 # %% [markdown]
 # ## The tools: normal densities and mixtures
@@ -104,38 +106,14 @@ class GaussianMixture:
         means: Tensor | Sequence[Sequence[float]],
         stds: Tensor | Sequence[float],
     ) -> None:
-        weights, means, stds = (
-            v.cpu().double()
-            if isinstance(v, Tensor)
-            else torch.as_tensor(v, dtype=torch.float64, device="cpu")
-            for v in (weights, means, stds)
-        )
-        if (
-            means.dim() != 2
-            or weights.shape != means.shape[:1]
-            or stds.shape != weights.shape
-        ):
-            raise ValueError(
-                "weights, means, stds: expected shapes (K,), (K, D), (K,), got "
-                f"{tuple(weights.shape)}, {tuple(means.shape)}, {tuple(stds.shape)}"
-            )
-        if not (weights > 0).all() or not (weights.sum() - 1).abs() < 1e-6:
-            raise ValueError(
-                f"weights: expected positive numbers that sum to 1, got {weights}"
-            )
-        if not ((stds > 0) & stds.isfinite()).all():
-            raise ValueError(f"stds: expected positive numbers, got {stds}")
-        if not means.isfinite().all():
-            raise ValueError(f"means: expected finite numbers, got {means}")
-        object.__setattr__(self, "weights", weights)
-        object.__setattr__(self, "means", means)
-        object.__setattr__(self, "stds", stds)
+        weights, means, stds = check.mixture(weights, means, stds)
+        # A frozen record takes its fields through its dictionary.
+        vars(self).update(weights=weights, means=means, stds=stds)
 
     def log_joint(self, x: Tensor) -> Tensor:
         """Return log(weight_k) + log N(x; bump k), (..., K), for points x (..., D)."""
-        return self.weights.log() + gaussian_log_prob(
-            x.cpu().double()[..., None, :], self.means, self.stds[:, None] ** 2
-        )
+        x, var = x.cpu().double()[..., None, :], self.stds[:, None] ** 2
+        return self.weights.log() + gaussian_log_prob(x, self.means, var)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the log density, (...) float64 on the CPU, of points x (..., D).
@@ -145,23 +123,17 @@ class GaussianMixture:
 
         Equation: def-mixture.
         """
-        if x.shape[-1] != self.means.shape[1]:
-            raise ValueError(
-                f"x: expected points with {self.means.shape[1]} coordinates, "
-                f"got shape {tuple(x.shape)}"
-            )
+        check.points("x", x, self.means.shape[1])
         # The bumps' densities add up, not their logarithms.
         return torch.logsumexp(self.log_joint(x), dim=-1)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw n points, (n, D), in torch's default floating-point type, on the CPU."""
         bump = torch.multinomial(self.weights, n, replacement=True, generator=generator)
-        noise = torch.randn(
-            n, self.means.shape[1], dtype=torch.float64, generator=generator
-        )
-        return (self.means[bump] + self.stds[bump, None] * noise).to(
-            torch.get_default_dtype()
-        )
+        size = n, self.means.shape[1]
+        noise = torch.randn(size, dtype=torch.float64, generator=generator)
+        x = self.means[bump] + self.stds[bump, None] * noise
+        return x.to(torch.get_default_dtype())
 
 
 # %% [markdown]
@@ -306,10 +278,8 @@ def gaussian_kl_full(
 #
 #
 # def fit(loss):
-#     mean, log_std = (
-#         torch.tensor(0.5, requires_grad=True),
-#         torch.tensor(0.0, requires_grad=True),
-#     )
+#     mean = torch.tensor(0.5, requires_grad=True)
+#     log_std = torch.tensor(0.0, requires_grad=True)
 #     optimizer = torch.optim.Adam([mean, log_std], lr=0.05)
 #     for _ in range(800):
 #         log_q = gaussian_log_prob(grid[:, None], mean, (2 * log_std).exp())
@@ -325,13 +295,8 @@ def gaussian_kl_full(
 # figure, ax = plt.subplots()
 # ax.fill_between(grid, log_p.exp(), color="#d5d5d5")
 # for (mean, std), color in ((cover, fig.BLUE), (seek, fig.ORANGE)):
-#     ax.plot(
-#         grid,
-#         gaussian_log_prob(
-#             grid[:, None], torch.tensor(mean), torch.tensor(std**2)
-#         ).exp(),
-#         color=color,
-#     )
+#     mean, var = torch.tensor(mean), torch.tensor(std**2)
+#     ax.plot(grid, gaussian_log_prob(grid[:, None], mean, var).exp(), color=color)
 # ax.set(xlabel="x", ylabel="density", yticks=[])
 # ax.text(-2.0, 0.26, "data", color=fig.GREY, ha="center")
 # fig.label_line(ax, -4.6, 0.1, "KL(data ‖ bell):\ncovers both", fig.BLUE, ha="center")
@@ -352,12 +317,14 @@ def gaussian_kl_full(
 # %% mystnb={"image": {"alt": "Log-log plot of the scatter of the average log-likelihood against the number of points m from 10 to 10,000. The measured dots lie on a straight line that falls as one over the square root of m."}} tags=["active-ipynb"]
 # generator = torch.Generator().manual_seed(0)
 # sizes = (10, 30, 100, 300, 1000, 3000, 10_000)
-# scatter = torch.stack(
-#     [
-#         data.log_prob(data.sample(400 * m, generator)).reshape(400, m).mean(1).std()
-#         for m in sizes
-#     ]
-# )
+#
+#
+# def averages(m):
+#     """Return 400 averages of log p over m points each."""
+#     return data.log_prob(data.sample(400 * m, generator)).reshape(400, m).mean(1)
+#
+#
+# scatter = torch.stack([averages(m).std() for m in sizes])
 # one_point = data.log_prob(data.sample(200_000, generator)).std()
 # expected = one_point / torch.tensor(sizes).sqrt()
 #
@@ -396,11 +363,9 @@ def gaussian_kl_full(
 # length = samples.norm(dim=1)
 # zero, one = torch.zeros(D), torch.ones(D)
 # gain = gaussian_log_prob(zero, zero, one) - gaussian_log_prob(samples, zero, one)
+# beaten = bool((gain > 1000).all())
 # print("shortest of 1,000 samples is longer than 50:", bool(length.min() > 50))
-# print(
-#     "log density at the origin beats every sample's by more than 1,000 nats:",
-#     bool((gain > 1000).all()),
-# )
+# print("log density at the origin beats every sample's by more than 1,000 nats:", beaten)
 
 # %% [markdown]
 # A grey, empty picture is thus the most *plausible* one under pure noise, and not at all a *typical* one. Keep it in mind when a likelihood is used to judge pictures.
@@ -438,12 +403,8 @@ def gaussian_kl_full(
 # x = torch.randn(100_000, 1, dtype=torch.float64, generator=generator)
 # terms = gaussian_log_prob(x, mean_1, var_1) - gaussian_log_prob(x, mean_2, var_2)
 # error_bar = terms.std() / len(terms) ** 0.5
-# print(
-#     "within four error bars:",
-#     bool(
-#         (terms.mean() - gaussian_kl(mean_1, var_1, mean_2, var_2)).abs() < 4 * error_bar
-#     ),
-# )
+# off = (terms.mean() - gaussian_kl(mean_1, var_1, mean_2, var_2)).abs()
+# print("within four error bars:", bool(off < 4 * error_bar))
 
 # %% [markdown]
 # **3.** A model gives a coin "heads" with probability $\theta$; in the data, 7 of 10 tosses were heads. Where is the likelihood largest, and where is $\mathrm{KL}(\text{data}\|\text{model})$ smallest?

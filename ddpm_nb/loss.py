@@ -26,12 +26,13 @@
 """The simple loss, its weight in the bound, line 4's mean, and other predictions."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from ddpm_nb.forward import Schedule, check_t, per_image, q_sample
+from ddpm_nb import _checks as check
+from ddpm_nb.forward import Schedule, per_image, q_sample
 from ddpm_nb.posterior import posterior_variance
 
 Model = Callable[[Tensor, Tensor], Tensor]
@@ -47,8 +48,57 @@ Variance = Literal["large", "small"]
 # \hat x_0 = \frac{x_t-\sqrt{1-\bar\alpha_t}\;\hat\varepsilon}{\sqrt{\bar\alpha_t}} .
 # $$ (eq-predict-x0)
 #
-# Why the noise, and not the picture? For a perfect network it makes no difference. For a learned one it decides what an error costs: $\lVert\hat x_0-x_0\rVert^2 = \frac{1-\bar\alpha_t}{\bar\alpha_t}\lVert\hat\varepsilon-\varepsilon\rVert^2$, so an equal error of the noise is next to none in the picture at small $t$, and a large one at large $t$, where no guess of the picture can be good. The paper tried other targets and got its best pictures with this one.
+# Read the other way, the same equation gives the noise that goes with a picture: $\hat\varepsilon = (x_t-\sqrt{\bar\alpha_t}\,\hat x_0)/\sqrt{1-\bar\alpha_t}$. A sampler needs it when it has changed the picture.
 #
+# Why the noise, and not the picture? For a perfect network it makes no difference. For a learned one it decides what an error costs: $\lVert\hat x_0-x_0\rVert^2 = \frac{1-\bar\alpha_t}{\bar\alpha_t}\lVert\hat\varepsilon-\varepsilon\rVert^2$, so an equal error of the noise is next to none in the picture at small $t$, and a large one at large $t$, where no guess of the picture can be good. The paper tried other targets and got its best pictures with this one.
+
+# %%
+def predict_x_0(
+    x_t: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule
+) -> Tensor:
+    """Return the picture that x_t was made from, if `noise` is the noise in it.
+
+    Args:
+        x_t: (B, ...) noisy pictures.
+        t: an int, or (B,) int64, in 0 ... T; at t = 0 the picture is x_t itself.
+        noise: (B, ...) the total noise in x_t, known or predicted.
+        schedule: the noise schedule.
+
+    Returns:
+        (B, ...) x_0-hat, not clipped.
+
+    Equation: eq-predict-x0. Paper: equation 15.
+    """
+    alpha_bar = schedule.alpha_bar[check.t(t, schedule, lowest=0)]
+    signal = x_t - per_image((1 - alpha_bar).sqrt(), noise) * noise
+    return signal / per_image(alpha_bar.sqrt(), x_t)
+
+
+def x_0_to_noise(
+    x_t: Tensor, t: int | Tensor, x_0: Tensor, schedule: Schedule
+) -> Tensor:
+    """Return the noise in x_t, if x_t was made from the picture `x_0`.
+
+    This is the inverse of `predict_x_0`. A sampler needs it when it has changed the
+    predicted picture, by clipping it for instance.
+
+    Args:
+        x_t: (B, ...) noisy pictures.
+        t: an int, or (B,) int64, in 1 ... T.
+        x_0: (B, ...) the pictures, known or predicted.
+        schedule: the noise schedule.
+
+    Returns:
+        (B, ...) the total noise.
+
+    Equation: eq-predict-x0.
+    """
+    alpha_bar = schedule.alpha_bar[check.t(t, schedule)]
+    rest = x_t - per_image(alpha_bar.sqrt(), x_0) * x_0
+    return rest / per_image((1 - alpha_bar).sqrt(), x_t)
+
+
+# %% [markdown]
 # ## Line 4 of Algorithm 2
 #
 # Put this $\hat x_0$ into the mean of the step back, Eq. [posterior mean](#eq-posterior-mean), and simplify:
@@ -71,43 +121,6 @@ Variance = Literal["large", "small"]
 # The paper writes $1-\alpha_t$ for $\beta_t$; they are the same number.
 
 # %%
-def predict_x_0(
-    x_t: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule
-) -> Tensor:
-    """Return the picture that x_t was made from, if `noise` is the noise in it.
-
-    Args:
-        x_t: (B, ...) noisy pictures.
-        t: an int, or (B,) int64, in 1 ... T.
-        noise: (B, ...) the total noise in x_t, known or predicted.
-        schedule: the noise schedule.
-
-    Returns:
-        (B, ...) x_0-hat, not clipped.
-
-    Equation: eq-predict-x0. Paper: equation 15.
-    """
-    alpha_bar = schedule.alpha_bar[check_t(t, schedule, lowest=0)]
-    return (x_t - per_image((1 - alpha_bar).sqrt(), noise) * noise) / per_image(
-        alpha_bar.sqrt(), x_t
-    )
-
-
-def x_0_to_noise(
-    x_t: Tensor, t: int | Tensor, x_0: Tensor, schedule: Schedule
-) -> Tensor:
-    """Return the noise in x_t, if it was made from the picture x_0.
-
-    This is the inverse of `predict_x_0`, for t in 1 ... T.
-
-    Equation: eq-predict-x0. Paper: equation 15.
-    """
-    alpha_bar = schedule.alpha_bar[check_t(t, schedule)]
-    return (x_t - per_image(alpha_bar.sqrt(), x_0) * x_0) / per_image(
-        (1 - alpha_bar).sqrt(), x_t
-    )
-
-
 def denoising_mean(
     x_t: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule
 ) -> Tensor:
@@ -124,11 +137,10 @@ def denoising_mean(
 
     Equation: eq-denoising-mean. Paper: equation 11, and line 4 of Algorithm 2.
     """
-    t = check_t(t, schedule)
-    noise_share = schedule.beta[t] / (1 - schedule.alpha_bar[t]).sqrt()
-    return (x_t - per_image(noise_share, noise) * noise) / per_image(
-        schedule.alpha[t].sqrt(), x_t
-    )
+    t = check.t(t, schedule)
+    share = schedule.beta[t] / (1 - schedule.alpha_bar[t]).sqrt()
+    less_noisy = x_t - per_image(share, noise) * noise
+    return less_noisy / per_image(schedule.alpha[t].sqrt(), x_t)
 
 
 # %% [markdown]
@@ -162,9 +174,7 @@ def denoising_mean(
 # from ddpm_nb.posterior import noised_mixture, posterior_mean
 #
 # fig.use_style()
-# coarse = Schedule(
-#     [0.5, 0.3, 0.4, 0.5]
-# )  # a few big steps, so that the constant can be seen
+# coarse = Schedule([0.5, 0.3, 0.4, 0.5])  # big steps: the constant can be seen
 # bumps = GaussianMixture(weights=[0.3, 0.7], means=[[-1.0], [1.0]], stds=[0.1, 0.1])
 # t, x_t = 2, torch.tensor([0.2], dtype=torch.float64)
 # grid = torch.linspace(-5, 5, 4001, dtype=torch.float64)[:, None]
@@ -225,14 +235,6 @@ def denoising_mean(
 #
 # At $t = 1$ the bound has $-\log p_\theta(x_0\mid x_1)$ instead. With $\sigma_1^2 = \beta_1$ it has the same part with $\theta$, because $\tilde\mu_1 = x_0$. (With $\tilde\beta_1 = 0$ there would be no density. The paper counts the probability of a whole grey level here; that changes $L_0$, not the idea.)
 #
-# The paper then *drops the factor in front*. May one do that? For each $t$ the best answer is the same, whatever positive number stands in front: Eq. [best guess](#eq-best-guess), further down. A perfect network wins under both losses. The weight only decides at which $t$ an imperfect one takes more care. What is left is the simple loss: draw a picture, a time and a noise, and ask for the noise back.
-#
-# $$
-# L_\text{simple}(\theta) = \mathbb E_{x_0,\ t,\ \varepsilon}\Bigl[\bigl\lVert\varepsilon-\varepsilon_\theta\bigl(\sqrt{\bar\alpha_t}\,x_0+\sqrt{1-\bar\alpha_t}\,\varepsilon,\ t\bigr)\bigr\rVert^2\Bigr], \qquad t\sim\text{Uniform}\{1,\dots,T\} .
-# $$ (def-simple-loss)
-#
-# The code takes the *mean* over all numbers of a batch where the formula has a sum over the coordinates of a picture. That divides the loss by a constant, so its minimum stays where it is, and a loss can be compared between picture sizes: a network that always answers 0 scores about 1.
-#
 # What variance $\sigma_t^2$ should the step back have? The paper uses $\beta_t$ ("large") and $\tilde\beta_t$ ("small"). Neither is learned; a section below says for which data each is right.
 
 # %%
@@ -249,11 +251,10 @@ def reverse_variance(t: int | Tensor, schedule: Schedule, variance: Variance) ->
 
     Paper: section 3.2.
     """
-    if variance == "large":
-        return schedule.beta[check_t(t, schedule)]
+    check.one_of("variance", variance, ("large", "small"))
     if variance == "small":
         return posterior_variance(t, schedule)
-    raise ValueError(f'variance: expected "large" or "small", got {variance!r}')
+    return schedule.beta[check.t(t, schedule)]
 
 
 def vlb_weight(
@@ -272,28 +273,30 @@ def vlb_weight(
 
     Equation: eq-vlb-weight. Paper: equation 12.
     """
-    t = check_t(t, schedule, lowest=2 if variance == "small" else 1)
+    t = check.t(t, schedule, lowest=2 if variance == "small" else 1)
     var = reverse_variance(t, schedule, variance)
     return schedule.beta[t] ** 2 / (
         2 * var * schedule.alpha[t] * (1 - schedule.alpha_bar[t])
     )
 
 
+# %% [markdown]
+# The paper then *drops the factor in front*. May one do that? For each $t$ the best answer is the same, whatever positive number stands in front: Eq. [best guess](#eq-best-guess), further down. A perfect network wins under both losses. The weight only decides at which $t$ an imperfect one takes more care. What is left is the simple loss: draw a picture, a time and a noise, and ask for the noise back.
+#
+# $$
+# L_\text{simple}(\theta) = \mathbb E_{x_0,\ t,\ \varepsilon}\Bigl[\bigl\lVert\varepsilon-\varepsilon_\theta\bigl(\sqrt{\bar\alpha_t}\,x_0+\sqrt{1-\bar\alpha_t}\,\varepsilon,\ t\bigr)\bigr\rVert^2\Bigr], \qquad t\sim\text{Uniform}\{1,\dots,T\} .
+# $$ (def-simple-loss)
+#
+# The code takes the *mean* over all numbers of a batch where the formula has a sum over the coordinates of a picture. That divides the loss by a constant, so its minimum stays where it is, and a loss can be compared between picture sizes: a network that always answers 0 scores about 1.
+
+# %%
 def predict_noise(model: Model, x_t: Tensor, t: Tensor) -> Tensor:
     """Return the model's answer at x_t, and refuse one of another shape.
-
-    Broadcasting would otherwise make a wrong loss or sample without a word.
 
     Raises:
         ValueError: if the answer does not have the shape of x_t.
     """
-    noise = model(x_t, t)
-    if noise.shape != x_t.shape:
-        raise ValueError(
-            f"model: expected an answer of shape {tuple(x_t.shape)}, "
-            f"got {tuple(noise.shape)}"
-        )
-    return noise
+    return check.answer(model(x_t, t), x_t)
 
 
 def simple_loss(
@@ -327,22 +330,16 @@ def simple_loss(
 
     Equation: def-simple-loss. Paper: equation 14.
     """
-    if not isinstance(x_0, Tensor) or not x_0.is_floating_point():
-        came = x_0.dtype if isinstance(x_0, Tensor) else type(x_0).__name__
-        raise TypeError(
-            f"x_0: expected a floating-point tensor with values from -1 to 1, got {came}"
-        )
-    source = generator.device if generator is not None else x_0.device
-    if t is None:
-        t = torch.randint(
-            1, schedule.T + 1, x_0.shape[:1], generator=generator, device=source
-        ).to(x_0.device)
-    if noise is None:
-        noise = torch.randn(
-            x_0.shape, dtype=x_0.dtype, generator=generator, device=source
-        ).to(x_0.device)
-    predicted = predict_noise(model, q_sample(x_0, t, noise, schedule), t)
-    return (noise - predicted).square().mean()
+    check.images("x_0", x_0)
+    device = x_0.device if generator is None else generator.device
+    source: Any = {"generator": generator, "device": device}
+    if t is None:  # line 3 of Algorithm 1
+        t = torch.randint(1, schedule.T + 1, x_0.shape[:1], **source)
+    if noise is None:  # line 4
+        noise = torch.randn(x_0.shape, dtype=x_0.dtype, **source)
+    t, noise = t.to(x_0.device), noise.to(x_0.device)
+    x_t = q_sample(x_0, t, noise, schedule)
+    return (noise - predict_noise(model, x_t, t)).square().mean()  # line 5
 
 
 # %% [markdown]
@@ -580,12 +577,9 @@ def simple_loss(
 
 # %% tags=["active-ipynb"]
 # for at in (1, 10, 100, 500, 1000):
-#     shift = (
-#         schedule.beta[at] / (schedule.alpha[at] * (1 - schedule.alpha_bar[at])).sqrt()
-#     )
-#     print(
-#         f"t = {at:4}: {vlb_weight(at, schedule):.3f} nats, {127.5 * shift:.1f} grey levels"
-#     )
+#     scale = (schedule.alpha[at] * (1 - schedule.alpha_bar[at])).sqrt()
+#     nats, shift = vlb_weight(at, schedule), schedule.beta[at] / scale
+#     print(f"t = {at:4}: {nats:.3f} nats, {127.5 * shift:.1f} grey levels")
 
 # %% [markdown]
 # The shift is of the same order at every $t$: one to three grey levels, which nobody sees. At $t = 1$ it is dear, and what is lost for it is one grey level of grain. At large $t$ it costs next to nothing; but there an error that lasts over hundreds of steps adds up, and those steps decide to which bump a point goes, or what a picture shows. The paper says it so (section 3.4): without the weight the network can attend to the harder tasks at larger $t$. And it measured both on CIFAR-10 (its table 1): trained with the weight, at most 3.70 bits per dimension and an FID of 13.51; without, at most 3.75 bits and an FID of 3.17. Worse in nats, better to look at. Nichol and Dhariwal (2021), who want the nats, draw $t$ more often where the bound is large.
@@ -640,7 +634,7 @@ def optimal_variance(
 
     Equation: eq-optimal-variance.
     """
-    t = check_t(t, schedule)
+    t = check.t(t, schedule)
     alpha_bar, alpha_bar_prev = schedule.alpha_bar[t], schedule.alpha_bar[t - 1]
     x_0_share = alpha_bar_prev.sqrt() * schedule.beta[t] / (1 - alpha_bar)
     return posterior_variance(t, schedule) + x_0_share**2 * x_0_variance
@@ -679,18 +673,6 @@ def optimal_variance(
 # $$ (eq-score)
 #
 # This is the score of one jump. Its mean over the $x_0$ that are possible for a given $x_t$ is the score of all noisy data, $\nabla\log q(x_t)$: Eq. [Tweedie's formula](#eq-tweedie). So $\varepsilon^*$ in the place of $\varepsilon$ gives that score, and a network trained with the simple loss learns it.
-#
-# The **velocity** (Salimans and Ho, 2022) is noise and picture turned by an angle:
-#
-# $$
-# v = \sqrt{\bar\alpha_t}\;\varepsilon - \sqrt{1-\bar\alpha_t}\;x_0 .
-# $$ (def-v)
-#
-# Since $\bar\alpha_t+(1-\bar\alpha_t) = 1$, there is an angle $\varphi$ with $\cos\varphi = \sqrt{\bar\alpha_t}$ and $\sin\varphi = \sqrt{1-\bar\alpha_t}$. Then $x_t = \cos\varphi\,x_0+\sin\varphi\,\varepsilon$ and $v = \cos\varphi\,\varepsilon-\sin\varphi\,x_0$: a rotation, which is undone by turning back:
-#
-# $$
-# \varepsilon = \sqrt{1-\bar\alpha_t}\;x_t + \sqrt{\bar\alpha_t}\;v .
-# $$ (eq-v-inverse)
 
 # %%
 def noise_to_score(noise: Tensor, t: int | Tensor, schedule: Schedule) -> Tensor:
@@ -706,10 +688,24 @@ def noise_to_score(noise: Tensor, t: int | Tensor, schedule: Schedule) -> Tensor
 
     Equation: eq-score.
     """
-    alpha_bar = schedule.alpha_bar[check_t(t, schedule)]
+    alpha_bar = schedule.alpha_bar[check.t(t, schedule)]
     return -noise / per_image((1 - alpha_bar).sqrt(), noise)
 
 
+# %% [markdown]
+# The **velocity** (Salimans and Ho, 2022) is noise and picture turned by an angle:
+#
+# $$
+# v = \sqrt{\bar\alpha_t}\;\varepsilon - \sqrt{1-\bar\alpha_t}\;x_0 .
+# $$ (def-v)
+#
+# Since $\bar\alpha_t+(1-\bar\alpha_t) = 1$, there is an angle $\varphi$ with $\cos\varphi = \sqrt{\bar\alpha_t}$ and $\sin\varphi = \sqrt{1-\bar\alpha_t}$. Then $x_t = \cos\varphi\,x_0+\sin\varphi\,\varepsilon$ and $v = \cos\varphi\,\varepsilon-\sin\varphi\,x_0$: a rotation, which is undone by turning back:
+#
+# $$
+# \varepsilon = \sqrt{1-\bar\alpha_t}\;x_t + \sqrt{\bar\alpha_t}\;v .
+# $$ (eq-v-inverse)
+
+# %%
 def noise_to_v(
     x_t: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule
 ) -> Tensor:
@@ -726,7 +722,7 @@ def noise_to_v(
 
     Equation: def-v. Source: Salimans and Ho (2022).
     """
-    alpha_bar = schedule.alpha_bar[check_t(t, schedule)]
+    alpha_bar = schedule.alpha_bar[check.t(t, schedule)]
     x_0 = predict_x_0(x_t, t, noise, schedule)
     return (
         per_image(alpha_bar.sqrt(), noise) * noise
@@ -741,7 +737,7 @@ def v_to_noise(x_t: Tensor, t: int | Tensor, v: Tensor, schedule: Schedule) -> T
 
     Equation: eq-v-inverse. Source: Salimans and Ho (2022).
     """
-    alpha_bar = schedule.alpha_bar[check_t(t, schedule)]
+    alpha_bar = schedule.alpha_bar[check.t(t, schedule)]
     return (
         per_image((1 - alpha_bar).sqrt(), x_t) * x_t
         + per_image(alpha_bar.sqrt(), v) * v

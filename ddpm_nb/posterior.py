@@ -30,7 +30,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ddpm_nb.forward import Schedule, check_t, per_image
+from ddpm_nb import _checks as check
+from ddpm_nb.forward import Schedule, per_image
 from ddpm_nb.likelihood import GaussianMixture
 
 
@@ -102,10 +103,9 @@ def posterior_variance(t: int | Tensor, schedule: Schedule) -> Tensor:
 
     Equation: eq-posterior-variance. Paper: equation 7.
     """
-    t = check_t(t, schedule)
-    return (
-        (1 - schedule.alpha_bar[t - 1]) / (1 - schedule.alpha_bar[t]) * schedule.beta[t]
-    )
+    t = check.t(t, schedule)
+    alpha_bar, alpha_bar_prev = schedule.alpha_bar[t], schedule.alpha_bar[t - 1]
+    return (1 - alpha_bar_prev) / (1 - alpha_bar) * schedule.beta[t]
 
 
 def posterior_mean(
@@ -124,7 +124,7 @@ def posterior_mean(
 
     Equation: eq-posterior-mean. Paper: equation 7.
     """
-    t = check_t(t, schedule)
+    t = check.t(t, schedule)
     alpha_bar, alpha_bar_prev = schedule.alpha_bar[t], schedule.alpha_bar[t - 1]
     x_0_share = alpha_bar_prev.sqrt() * schedule.beta[t] / (1 - alpha_bar)
     x_t_share = schedule.alpha[t].sqrt() * (1 - alpha_bar_prev) / (1 - alpha_bar)
@@ -149,47 +149,27 @@ def posterior_mean(
 #
 #
 # def normal(x, mean, var):
-#     return gaussian_log_prob(
-#         x[:, None], torch.as_tensor(mean), torch.as_tensor(var)
-#     ).exp()
+#     mean, var = torch.as_tensor(mean), torch.as_tensor(var)
+#     return gaussian_log_prob(x[:, None], mean, var).exp()
 #
 #
 # figure, axes = plt.subplots(1, 2)
 # for ax, t, x_t in zip(axes, (20, 500), (0.9, -1.2)):
-#     jump = normal(
-#         grid, schedule.alpha_bar[t - 1].sqrt() * x_0, 1 - schedule.alpha_bar[t - 1]
-#     )
-#     step = normal(
-#         torch.full_like(grid, x_t),
-#         schedule.alpha[t].sqrt() * grid[:, None],
-#         schedule.beta[t],
-#     )
+#     alpha_bar, after = schedule.alpha_bar[t - 1], torch.full_like(grid, x_t)
+#     jump = normal(grid, alpha_bar.sqrt() * x_0, 1 - alpha_bar)
+#     step = normal(after, schedule.alpha[t].sqrt() * grid[:, None], schedule.beta[t])
 #     on_grid = jump * step / torch.trapezoid(jump * step, grid)
-#     mean, var = (
-#         posterior_mean(x_0, x_t * torch.ones_like(x_0), t, schedule),
-#         posterior_variance(t, schedule),
-#     )
+#     mean = posterior_mean(x_0, x_t * torch.ones_like(x_0), t, schedule)
+#     var = posterior_variance(t, schedule)
 #     formula = normal(grid, mean, var)
-#     print(
-#         f"t = {t}: largest difference below 1e-9 of the peak:",
-#         bool((on_grid - formula).abs().max() < 1e-9 * formula.max()),
-#     )
+#     same = bool((on_grid - formula).abs().max() < 1e-9 * formula.max())
+#     print(f"t = {t}: largest difference below 1e-9 of the peak:", same)
 #     near = (grid - mean).abs() < 4 * var.sqrt()
 #     ax.plot(grid, jump, "--", color=fig.GREY)
 #     ax.plot(grid[near], formula[near], color=fig.BLUE)
-#     dots = torch.linspace(
-#         float(mean - 3 * var.sqrt()),
-#         float(mean + 3 * var.sqrt()),
-#         13,
-#         dtype=torch.float64,
-#     )
-#     ax.plot(
-#         dots,
-#         on_grid[torch.searchsorted(grid, dots)],
-#         "o",
-#         color=fig.ORANGE,
-#         markersize=4,
-#     )
+#     dots = mean + var.sqrt() * torch.linspace(-3, 3, 13, dtype=torch.float64)
+#     there = on_grid[torch.searchsorted(grid, dots)]
+#     ax.plot(dots, there, "o", color=fig.ORANGE, markersize=4)
 #     ax.set(title=f"t = {t}, $x_t$ = {x_t}", xlabel="$x_{t-1}$", yticks=[])
 # axes[0].set(xlim=(0.1, 1.4))
 # left = axes[0].transAxes
@@ -236,7 +216,7 @@ def noised_mixture(
 
     Equation: eq-mixture-marginal.
     """
-    alpha_bar = schedule.alpha_bar[check_t(t, schedule, lowest=0)].cpu().double()
+    alpha_bar = schedule.alpha_bar[check.t(t, schedule, lowest=0)].cpu().double()
     return GaussianMixture(
         mixture.weights,
         alpha_bar.sqrt() * mixture.means,
@@ -258,17 +238,9 @@ def optimal_noise(
     """
 
     def model(x_t: Tensor, t: int | Tensor) -> Tensor:
-        if x_t.dim() != 2 or x_t.shape[1] != mixture.means.shape[1]:
-            raise ValueError(
-                f"x_t: expected shape (B, {mixture.means.shape[1]}), "
-                f"got {tuple(x_t.shape)}"
-            )
-        alpha_bar = schedule.alpha_bar[check_t(t, schedule)].cpu().double()
-        if alpha_bar.shape not in ((), x_t.shape[:1]):
-            raise ValueError(
-                f"t: expected one time a point, got shape {tuple(alpha_bar.shape)}"
-            )
-        alpha_bar = alpha_bar.reshape(-1, 1, 1)  # (B or 1, bump, D)
+        check.points("x_t", x_t, mixture.means.shape[1], batch=True)
+        alpha_bar = check.per_image(schedule.alpha_bar[check.t(t, schedule)], x_t)
+        alpha_bar = alpha_bar.cpu().double().reshape(-1, 1, 1)  # (B or 1, bump, D)
         var = alpha_bar * mixture.stds[:, None] ** 2 + 1 - alpha_bar
         offset = x_t.cpu().double()[:, None] - alpha_bar.sqrt() * mixture.means
         log_prob = -0.5 * (offset**2 / var + var.log()).sum(-1)
@@ -359,11 +331,7 @@ def optimal_noise(
 #
 # def step_back(data, x_t, beta):
 #     """Return q(x_{t-1} | x_t) on the grid, the bell of its mean and variance, their KL."""
-#     step = normal(
-#         torch.full_like(grid, x_t),
-#         (1 - beta) ** 0.5 * grid[:, None],
-#         torch.tensor(beta),
-#     )
+#     step = normal(torch.full_like(grid, x_t), (1 - beta) ** 0.5 * grid[:, None], beta)
 #     back = data.log_prob(grid[:, None]).exp() * step
 #     back = back / torch.trapezoid(back, grid)
 #     mean = torch.trapezoid(back * grid, grid)
@@ -474,10 +442,8 @@ def optimal_noise(
 #     return total
 #
 #
-# sizes, counts = (
-#     [0.9, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005],
-#     [1, 2, 4, 8, 16, 32, 64],
-# )
+# sizes = [0.9, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005]
+# counts = [1, 2, 4, 8, 16, 32, 64]
 # one_step = torch.stack([costs(before, beta) for beta in sizes])
 # in_all = torch.stack([walk(before, n) for n in counts])
 #
@@ -532,10 +498,9 @@ def optimal_noise(
 # %% tags=["active-ipynb"]
 # t = 20
 # right = posterior_variance(t, schedule)
-# no_denominator = (1 - schedule.alpha_bar[t - 1]) * schedule.beta[t]
-# wrong_side = (
-#     (1 - schedule.alpha_bar[t + 1]) / (1 - schedule.alpha_bar[t]) * schedule.beta[t]
-# )
+# noise_power = 1 - schedule.alpha_bar
+# no_denominator = noise_power[t - 1] * schedule.beta[t]
+# wrong_side = noise_power[t + 1] / noise_power[t] * schedule.beta[t]
 # print(f"without the denominator: {no_denominator / right:.3f} of the right variance")
 # print(f"with the table shifted:  {wrong_side / right:.3f} of the right variance")
 
@@ -572,9 +537,7 @@ def optimal_noise(
 # # Solution 2
 # one = torch.ones(1000, dtype=torch.float64)
 # t = torch.arange(1, 1001)
-# shares = posterior_mean(
-#     one, one, t, schedule
-# )  # with x_0 = x_t = 1 the mean is their sum
+# shares = posterior_mean(one, one, t, schedule)  # x_0 = x_t = 1: their sum
 # a, b = schedule.alpha_bar[t - 1].sqrt(), schedule.alpha[t].sqrt()
 # print(torch.allclose(shares, 1 - (1 - a) * (1 - b) / (1 + a * b), rtol=1e-10))
 # print(f"smallest sum of the two shares: {shares.min():.3f}")
@@ -593,9 +556,8 @@ def optimal_noise(
 # from ddpm_nb.forward import q_sample
 #
 # point = GaussianMixture([1.0], [[0.5, -0.2]], [1e-9])
-# noise = torch.randn(
-#     4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
-# )
+# generator = torch.Generator().manual_seed(0)
+# noise = torch.randn(4, 2, dtype=torch.float64, generator=generator)
 # x_t = q_sample(point.means.expand(4, 2), 300, noise, schedule)
 # print(torch.allclose(optimal_noise(point, schedule)(x_t, 300), noise, atol=1e-6))
 

@@ -34,6 +34,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ddpm_nb import _checks as check
 from ddpm_nb.likelihood import gaussian_kl, gaussian_kl_full, gaussian_log_prob
 
 
@@ -163,12 +164,6 @@ from ddpm_nb.likelihood import gaussian_kl, gaussian_kl_full, gaussian_log_prob
 # $$ (eq-elbo-split)
 #
 # The first term asks for good drawings: decode what was encoded, and come close to $x$. The second asks the encoder not to stray from $p(z)$.
-#
-# For the linear model and an encoder with mean $\mu$ and variances $v_k$ the first term is exact too. Write $z = \mu + (z-\mu)$. The mixed term has mean 0. With $W_k$ the $k$-th column of $W$, what is left is $\lVert\sum_k W_k(z_k-\mu_k)\rVert^2$; there the products of different $k$ have mean 0 too, since the encoder's coordinates are independent. So
-#
-# $$
-# \mathbb E_q\lVert x-b-Wz\rVert^2 = \lVert x-b-W\mu\rVert^2 + \sum_{k=1}^{K} v_k\,\lVert W_k\rVert^2 .
-# $$
 
 # %%
 def elbo(log_likelihood: Tensor, mean: Tensor, var: Tensor) -> Tensor:
@@ -188,14 +183,17 @@ def elbo(log_likelihood: Tensor, mean: Tensor, var: Tensor) -> Tensor:
     Equation: eq-elbo-split.
     """
     kl = gaussian_kl(mean, var, torch.zeros_like(mean), torch.ones_like(var))
-    if log_likelihood.shape != kl.shape:
-        raise ValueError(
-            f"log_likelihood: expected shape {tuple(kl.shape)}, one value a point, "
-            f"got {tuple(log_likelihood.shape)}"
-        )
-    return log_likelihood - kl
+    return check.shape("log_likelihood", log_likelihood, kl.shape) - kl
 
 
+# %% [markdown]
+# For the linear model and an encoder with mean $\mu$ and variances $v_k$ the first term is exact too. Write $z = \mu + (z-\mu)$. The mixed term has mean 0. With $W_k$ the $k$-th column of $W$, what is left is $\lVert\sum_k W_k(z_k-\mu_k)\rVert^2$; there the products of different $k$ have mean 0 too, since the encoder's coordinates are independent. So
+#
+# $$
+# \mathbb E_q\lVert x-b-Wz\rVert^2 = \lVert x-b-W\mu\rVert^2 + \sum_{k=1}^{K} v_k\,\lVert W_k\rVert^2 .
+# $$
+
+# %%
 @dataclass(frozen=True, eq=False)
 class LinearGaussianVAE:
     """A variational autoencoder with a linear decoder: likelihood and gap are exact.
@@ -216,15 +214,7 @@ class LinearGaussianVAE:
     noise_var: float
 
     def __post_init__(self) -> None:
-        if self.weight.dim() != 2 or self.bias.shape != self.weight.shape[:1]:
-            raise ValueError(
-                "weight, bias: expected shapes (D, K) and (D,), got "
-                f"{tuple(self.weight.shape)} and {tuple(self.bias.shape)}"
-            )
-        if not self.noise_var > 0:
-            raise ValueError(
-                f"noise_var: expected a positive number, got {self.noise_var}"
-            )
+        check.linear_model(self.weight, self.bias, self.noise_var)
 
     def decode(self, z: Tensor) -> Tensor:
         """Return G(z) = W z + b, (..., D), for z (..., K)."""
@@ -236,11 +226,9 @@ class LinearGaussianVAE:
         Equation: def-linear-vae.
         """
         (D, K), dtype = self.weight.shape, self.weight.dtype
-        z = torch.randn(n, K, dtype=dtype, generator=generator)
-        noise = torch.randn(n, D, dtype=dtype, generator=generator)
-        return self.decode(z.to(self.weight)) + self.noise_var**0.5 * noise.to(
-            self.bias
-        )
+        z = torch.randn(n, K, dtype=dtype, generator=generator).to(self.weight)
+        noise = torch.randn(n, D, dtype=dtype, generator=generator).to(self.bias)
+        return self.decode(z) + self.noise_var**0.5 * noise
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Return the exact log p(x), (...), for x (..., D).
@@ -258,9 +246,8 @@ class LinearGaussianVAE:
         Equation: eq-linear-posterior.
         """
         eye = torch.eye(self.weight.shape[1]).to(self.weight)
-        covariance = torch.linalg.inv(
-            eye + self.weight.T @ self.weight / self.noise_var
-        )
+        precision = eye + self.weight.T @ self.weight / self.noise_var
+        covariance = torch.linalg.inv(precision)
         return (x - self.bias) @ self.weight @ covariance / self.noise_var, covariance
 
     def expected_log_likelihood(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
@@ -318,22 +305,18 @@ class LinearGaussianVAE:
 # With the linear model all three numbers of Eq. [bound and gap](#eq-elbo) are exact. Take some arbitrary encoder, and add:
 
 # %% tags=["active-ipynb"]
-# weight = torch.tensor(
-#     [[1.0, 0.8], [0.5, 1.0], [-0.7, 0.4], [0.3, -0.6]], dtype=torch.float64
-# )
-# model = LinearGaussianVAE(
-#     weight, torch.tensor([0.1, -0.2, 0.0, 0.3], dtype=torch.float64), 0.3
-# )
+# F64 = torch.float64
+# weight = torch.tensor([[1, 0.8], [0.5, 1], [-0.7, 0.4], [0.3, -0.6]], dtype=F64)
+# bias = torch.tensor([0.1, -0.2, 0, 0.3], dtype=F64)
+# model = LinearGaussianVAE(weight, bias, noise_var=0.3)
 # x = model.sample(5, generator)
-# mean = torch.randn(5, 2, dtype=torch.float64, generator=generator)
-# var = torch.rand(5, 2, dtype=torch.float64, generator=generator)
+# mean = torch.randn(5, 2, dtype=F64, generator=generator)
+# var = torch.rand(5, 2, dtype=F64, generator=generator)
 #
 # bound = elbo(model.expected_log_likelihood(x, mean, var), mean, var)
 # gap = model.gap(x, mean, var)
-# print(
-#     "bound + gap = log p(x), to 1e-10:",
-#     torch.allclose(bound + gap, model.log_prob(x), rtol=0, atol=1e-10),
-# )
+# same = torch.allclose(bound + gap, model.log_prob(x), rtol=0, atol=1e-10)
+# print("bound + gap = log p(x), to 1e-10:", same)
 # print("every gap is positive:", bool((gap > 0).all()))
 
 # %% [markdown]
@@ -415,23 +398,21 @@ class LinearGaussianVAE:
 #
 #
 # q_1, q_2 = random_table(3, 3), random_table(3, 3)  # q_1[i, j] = q(x_1 = j | x_0 = i)
-# p_end, p_1, p_0 = (
-#     random_table(3),
-#     random_table(3, 3),
-#     random_table(3, 3),
-# )  # p(x_2), p(x_1 | x_2), p(x_0 | x_1)
-#
-# # Each letter names an axis; equal letters run together, and here none is summed over.
+# p_end = random_table(3)  # p(x_2)
+# p_1, p_0 = random_table(3, 3), random_table(3, 3)  # p(x_1 | x_2), p(x_0 | x_1)
+
+# %% [markdown]
+# Each letter below names an axis: $a$, $b$, $c$ for the states $x_0$, $x_1$, $x_2$. Equal letters run together, and here none is summed over.
+
+# %% tags=["active-ipynb"]
 # joint = torch.einsum("c,cb,ba->abc", p_end, p_1, p_0)  # p(x_0 = a, x_1 = b, x_2 = c)
 # path = torch.einsum("ab,bc->abc", q_1, q_2)  # q(x_1 = b, x_2 = c | x_0 = a)
 # log_likelihood = joint.sum((1, 2)).log()
 # bound = (path * (joint / path).log()).sum((1, 2))
 # posterior = joint / joint.sum((1, 2), keepdim=True)
 # gap = (path * (path / posterior).log()).sum((1, 2))
-# print(
-#     "bound + gap = log p(x_0), to 1e-12:",
-#     torch.allclose(bound + gap, log_likelihood, rtol=0, atol=1e-12),
-# )
+# same = torch.allclose(bound + gap, log_likelihood, rtol=0, atol=1e-12)
+# print("bound + gap = log p(x_0), to 1e-12:", same)
 
 # %% [markdown]
 # ## Where people slip
@@ -454,20 +435,12 @@ class LinearGaussianVAE:
 
 # %% tags=["active-ipynb", "hide-cell"]
 # # Solution 1
-# straight = LinearGaussianVAE(
-#     torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.0, 0.0]], dtype=torch.float64),
-#     torch.zeros(3, dtype=torch.float64),
-#     0.5,
-# )
+# weight = torch.tensor([[1, 0], [0, 2], [0, 0]], dtype=F64)
+# straight = LinearGaussianVAE(weight, torch.zeros(3, dtype=F64), noise_var=0.5)
 # x = straight.sample(4, generator)
 # mean, covariance = straight.posterior(x)
-# print(
-#     torch.allclose(
-#         straight.gap(x, mean, covariance.diag().expand(4, 2)),
-#         torch.zeros(4, dtype=torch.float64),
-#         atol=1e-12,
-#     )
-# )
+# gap = straight.gap(x, mean, covariance.diag().expand(4, 2))
+# print(torch.allclose(gap, torch.zeros(4, dtype=F64), atol=1e-12))
 
 # %% [markdown]
 # **2.** Estimate $\log p(x)$ for the model with 32 hidden numbers by drawing $z$ from the exact posterior and averaging $p(x,z)/p(z\mid x)$. How many draws do you need?

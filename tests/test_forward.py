@@ -12,7 +12,8 @@ import sympy
 import torch
 from reference import alpha_bar, integrate, linear_beta, moments, normal_pdf
 
-from ddpm_nb.forward import Schedule, check_t, per_image, q_sample, q_step
+from ddpm_nb import _checks as check
+from ddpm_nb.forward import Schedule, per_image, q_sample, q_step
 
 F64 = torch.float64
 
@@ -370,13 +371,13 @@ def test_where_there_is_no_float64_the_tables_are_float32(
 @pytest.mark.parametrize("t", [0, 1001, torch.tensor([1, 0]), torch.tensor([1001]), -1])
 def test_times_outside_are_refused(linear: Schedule, t: int | torch.Tensor) -> None:
     with pytest.raises(ValueError, match="t: expected 1"):
-        check_t(t, linear)
+        check.t(t, linear)
 
 
 @pytest.mark.parametrize("t", [1.5, torch.tensor([1.0]), "1", True])
 def test_times_of_a_wrong_type_are_refused(linear: Schedule, t: object) -> None:
     with pytest.raises(TypeError, match="t: expected an int"):
-        check_t(t, linear)
+        check.t(t, linear)
 
 
 def test_noise_of_another_shape_is_refused(linear: Schedule) -> None:
@@ -398,7 +399,7 @@ def test_times_on_another_device_than_the_schedule_are_refused(
     linear: Schedule,
 ) -> None:
     with pytest.raises(ValueError, match=r"use schedule\.to"):
-        check_t(torch.ones(3, dtype=torch.int64, device="meta"), linear)
+        check.t(torch.ones(3, dtype=torch.int64, device="meta"), linear)
 
 
 def test_numpy_s_integers_count_as_integers() -> None:
@@ -421,8 +422,11 @@ def test_one_time_a_picture(linear: Schedule) -> None:
 def test_a_factor_comes_in_the_type_and_on_the_device_of_the_pictures(
     shape: tuple[int, ...],
 ) -> None:
+    """One number for all pictures stays where it is: on the CPU it serves every device, and nothing waits."""
     value = torch.full(shape, 0.5, dtype=F64)
     for dtype, device in ((torch.float32, "cpu"), (torch.bfloat16, "meta")):
-        got = per_image(value, torch.zeros(3, 2, dtype=dtype, device=device))
-        assert got.dtype == dtype
-        assert got.device.type == device
+        x = torch.zeros(3, 2, dtype=dtype, device=device)
+        got = per_image(value, x)
+        assert got.dtype == (got * x).dtype == dtype
+        assert got.device.type == (device if shape else "cpu")
+        assert (got * x).device.type == device

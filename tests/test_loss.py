@@ -7,6 +7,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, strategies as st
 from reference import (
     alpha_bar,
     bayes_on_a_grid,
@@ -31,6 +32,7 @@ from ddpm_nb.loss import (
     simple_loss,
     v_to_noise,
     vlb_weight,
+    x_0_to_noise,
 )
 from ddpm_nb.posterior import (
     noised_mixture,
@@ -80,6 +82,7 @@ def test_factors_are_worked_out_in_double_precision(t: int) -> None:
         denoising_mean: ((1 - beta) ** -0.5, -beta / (rest * (1 - beta)) ** 0.5),
         noise_to_v: (-((rest / bar) ** 0.5), bar**-0.5),
         v_to_noise: (rest**0.5, bar**0.5),
+        x_0_to_noise: (rest**-0.5, -((bar / rest) ** 0.5)),
     }
     for at in (t, torch.tensor([t])):
         for function, (of_x_t, of_the_other) in factors.items():
@@ -117,6 +120,30 @@ def test_line_4_is_the_posterior_mean_with_the_predicted_picture_put_in() -> Non
     assert torch.allclose(
         denoising_mean(x_t, t, noise, LINEAR), expected, rtol=1e-9, atol=1e-10
     )
+
+
+@pytest.mark.equation("eq-predict-x0")
+@given(st.integers(1, 1000), st.floats(-1, 1), st.floats(-4, 4))
+def test_noise_and_picture_each_give_the_other(
+    t: int, x_0: float, noise: float
+) -> None:
+    """What the jump puts in, by exact fractions, comes out; and a changed picture is the one its noise stands for."""
+    x_t = torch.tensor([BAR[t] ** 0.5 * x_0 + (1 - BAR[t]) ** 0.5 * noise], dtype=F64)
+    picture = torch.tensor([x_0], dtype=F64)
+    got = x_0_to_noise(x_t, t, picture, LINEAR)
+    assert got.item() == pytest.approx(noise, rel=1e-9, abs=1e-9)
+    other = x_0_to_noise(x_t, torch.tensor([t]), -picture / 2, LINEAR)
+    back = predict_x_0(x_t, t, other, LINEAR)
+    assert back.item() == pytest.approx(-x_0 / 2, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.equation("eq-predict-x0")
+def test_at_time_zero_the_picture_is_there_and_no_noise() -> None:
+    x, noise = torch.randn(2, 3, 4)
+    for t in (0, torch.zeros(3, dtype=torch.int64)):
+        assert torch.equal(predict_x_0(x, t, noise, LINEAR), x)
+        with pytest.raises(ValueError, match="t: expected 1"):
+            x_0_to_noise(x, t, x, LINEAR)
 
 
 def constant(value: float):
@@ -548,6 +575,6 @@ def test_gradient_reaches_the_network() -> None:
 )
 def test_pictures_that_are_no_floats_are_refused(x_0: object, came: str) -> None:
     with pytest.raises(
-        TypeError, match=rf"x_0: expected a floating-point tensor .*, got {came}"
+        TypeError, match=rf"x_0: expected a floating-point tensor.*, got {came}"
     ):
         simple_loss(constant(0.0), x_0, LINEAR)
