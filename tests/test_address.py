@@ -82,5 +82,5 @@ def test_a_stray_is_found(checkout: Path, stray: str) -> None:
 def test_a_malformed_address_is_one_line(
     bad: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert address.main([bad]) == 1
+    assert address.main(bad) == 1
     assert len(capsys.readouterr().err.strip().splitlines()) == 1

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.pages import prose
-from tools.sync import toc_files
+from tools.book import prose, toc_files
 
 pytestmark = pytest.mark.fast
 ROOT = Path(__file__).resolve().parent.parent

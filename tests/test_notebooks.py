@@ -8,8 +8,9 @@ from typing import Any
 import nbformat
 import pytest
 
-from tools import pages, promises
-from tools.sync import chapters, read_notebook, sync
+from tools import promises
+from tools.book import chapters, read_notebook
+from tools.sync import sync
 
 pytestmark = pytest.mark.fast
 ROOT = Path(__file__).resolve().parent.parent
@@ -110,7 +111,8 @@ def test_mathematics_and_code_are_no_raw_markup() -> None:
 
 
 def test_links_land_and_pictures_have_words() -> None:
-    assert pages.faults(ROOT) == []
+    assert promises.dead_links(ROOT) == []
+    assert promises.pictures_without_words(ROOT) == []
 
 
 def test_a_picture_without_words_and_a_dead_link_are_found(planted: Path) -> None:
@@ -118,11 +120,15 @@ def test_a_picture_without_words_and_a_dead_link_are_found(planted: Path) -> Non
     book = read_notebook(path)
     drawn = next(cell for cell in book.cells if "mystnb" in cell.metadata)
     del drawn.metadata["mystnb"]
-    book.cells[0].source += "\n\nSee [this](#eq-nowhere)."
+    book.cells[0].source += "\n\nSee [this](#eq-nowhere). ![](x.png)"
     nbformat.write(book, path)
-    found = "\n".join(pages.faults(planted))
-    assert "alt text" in found
-    assert "dead link #eq-nowhere" in found
+    assert promises.dead_links(planted) == [
+        "book/forward.ipynb: dead link #eq-nowhere",
+        "book/forward.ipynb: dead link x.png",
+    ]
+    in_prose, in_output = promises.pictures_without_words(planted)
+    assert "in the prose" in in_prose
+    assert "no alt text worth the name" in in_output
 
 
 @every_chapter

@@ -81,10 +81,7 @@ def build_stock(scripts: Path) -> Path:
     shutil.copy(ROOT / "_toc.yml", source)
     (source / "book/functions.md").write_text("# Functions\n", encoding="utf-8")
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
-    stock = {
-        key: config[key]
-        for key in ("title", "author", "only_build_toc_files", "execute", "parse")
-    }
+    stock = {key: config[key] for key in ("title", "author", "only_build_toc_files", "execute", "parse")}
     stock["repository"] = config["repository"]
     stock["launch_buttons"] = {"colab_url": "https://colab.research.google.com"}
     stock["html"] = {"use_repository_button": True, "use_issues_button": True}
@@ -104,14 +101,10 @@ def build_stock(scripts: Path) -> Path:
         str(WORK / "stock"),
     ]
     jupyter_book = Path(sys.executable).parent / command[0]
-    result = subprocess.run(
-        [str(jupyter_book), *command[1:]], capture_output=True, text=True, check=False
-    )
+    result = subprocess.run([str(jupyter_book), *command[1:]], capture_output=True, text=True, check=False)
     built = WORK / "stock/_build/html"
     if not (built / "book").exists():
-        raise SystemExit(
-            f"make bench-site: the stock build failed:\n{result.stderr[-2000:]}"
-        )
+        raise SystemExit(f"make bench-site: the stock build failed:\n{result.stderr[-2000:]}")
     return built
 
 
@@ -150,16 +143,12 @@ def packed(path: Path) -> bytes:
 
 
 def serve(folder: Path) -> tuple[ThreadingHTTPServer, str]:
-    server = ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Packed, folder=folder)
-    )
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Packed, folder=folder))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server, f"http://127.0.0.1:{server.server_port}/"
 
 
-def visit(
-    browser: Any, home: str, folder: Path, page: str, *, slow: bool
-) -> dict[str, float]:
+def visit(browser: Any, home: str, folder: Path, page: str, *, slow: bool) -> dict[str, float]:
     """One cold visit: kB, requests, ms until the mathematics stands, layout shift, formulas."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     context.add_init_script(STANDS)
@@ -182,9 +171,7 @@ def visit(
     tab.goto(f"{home}book/{page}.html", wait_until="load")
     tab.wait_for_function("window.stands > 0", timeout=120_000)
     tab.wait_for_load_state("networkidle")
-    paths = [
-        unquote(urlsplit(url).path).lstrip("/") for url in seen if url.startswith(home)
-    ]
+    paths = [unquote(urlsplit(url).path).lstrip("/") for url in seen if url.startswith(home)]
     files = [folder / path for path in paths if "_images" not in path]
     result = {
         "kB": sum(len(packed(file)) for file in files if file.is_file()) / 1000,
@@ -201,9 +188,7 @@ def main() -> int:
     """Build the stock site, visit both in turn, print the tables."""
     from playwright.sync_api import sync_playwright
 
-    parser = argparse.ArgumentParser(
-        description="Compare the site with the stock build."
-    )
+    parser = argparse.ArgumentParser(description="Compare the site with the stock build.")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--mathjax", type=Path)
     parser.add_argument("--pages", nargs="+", default=["forward", "loss"])
@@ -218,28 +203,19 @@ def main() -> int:
             executable_path=None if own else shutil.which("chromium"),
             args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
         )
-        print(
-            f"Chromium {browser.version}, {options.rounds} rounds in turn, medians; kB are packed (gzip)"
-        )
+        print(f"Chromium {browser.version}, {options.rounds} rounds in turn, medians; kB are packed (gzip)")
         for slow in (False, True):
             print(f"\n{'10 Mbit/s, 40 ms' if slow else 'this machine, no limit'}")
-            print(
-                "| page | build | formulas | requests | kB | ms until mathematics stands | layout shift |"
-            )
+            print("| page | build | formulas | requests | kB | ms until mathematics stands | layout shift |")
             print("|---|---|---|---|---|---|---|")
             for page in options.pages:
                 runs: dict[str, list[dict[str, float]]] = {name: [] for name in sites}
                 for _ in range(options.rounds + 1):
                     for name, folder in sites.items():
-                        runs[name].append(
-                            visit(browser, served[name][1], folder, page, slow=slow)
-                        )
+                        runs[name].append(visit(browser, served[name][1], folder, page, slow=slow))
                 middle = {
                     # The first round warms up the machine, and is left out.
-                    name: {
-                        key: statistics.median(run[key] for run in some[1:])
-                        for key in some[0]
-                    }
+                    name: {key: statistics.median(run[key] for run in some[1:]) for key in some[0]}
                     for name, some in runs.items()
                 }
                 for name, m in middle.items():
@@ -248,10 +224,7 @@ def main() -> int:
                         f"| {m['ms']:.0f} | {m['shift']:.3f} |"
                     )
                 ours, stock = middle["ours"], middle["stock"]
-                ratios = sorted(
-                    a["ms"] / b["ms"]
-                    for a, b in zip(runs["ours"][1:], runs["stock"][1:], strict=True)
-                )
+                ratios = sorted(a["ms"] / b["ms"] for a, b in zip(runs["ours"][1:], runs["stock"][1:], strict=True))
                 print(
                     f"| {page} | ours / stock | | | {ours['kB'] / stock['kB']:.2f} "
                     f"| {statistics.median(ratios):.2f} ({ratios[0]:.2f} … {ratios[-1]:.2f}) | |"

@@ -73,9 +73,7 @@ OPERATORS: dict[type[ast.AST], Any] = {
 }  # fmt: skip
 # Types, names and words for people: no change there changes what the program does.
 SILENT_FIELDS = re.compile("annotation|returns|decorator_list|msg|names|type_params")
-FOR_PEOPLE = re.compile(
-    "help|description|epilog|metavar|title|prog|progress|stacklevel"
-)
+FOR_PEOPLE = re.compile("help|description|epilog|metavar|title|prog|progress|stacklevel")
 DEVICE = re.compile(r"device|cuda|mps|\.cpu\(")
 SILENT = ast.JoinedStr | ast.Import | ast.ImportFrom | ast.Raise
 
@@ -128,9 +126,7 @@ class Facts:
 def literals(tree: ast.AST) -> list[list[str]]:
     """The choices of every Literal[...]."""
     found = (ast.unparse(n) for n in ast.walk(tree) if isinstance(n, ast.Subscript))
-    return [
-        re.findall(r"'(\w+)'", text) for text in found if text.startswith("Literal")
-    ]
+    return [re.findall(r"'(\w+)'", text) for text in found if text.startswith("Literal")]
 
 
 def without(things: list[Any], i: int) -> list[Any]:
@@ -252,9 +248,7 @@ def mutants(module: str, source: str, words: Iterable[list[str]] = ()) -> list[M
                 for key in range(len(value)) if many else [part]:
                     visit(node, value if many else vars(node), key, name, marked, lines)
 
-    def visit(
-        node: ast.AST, place: Any, key: Any, name: str, marked: bool, lines: Any
-    ) -> None:
+    def visit(node: ast.AST, place: Any, key: Any, name: str, marked: bool, lines: Any) -> None:
         old = place[key]
         match old:
             case ast.FunctionDef() | ast.ClassDef():
@@ -557,17 +551,13 @@ def main() -> int:
         module, kind = mutant.room.split(":")
         first, last = mutant.lines
         lines = run["lines"].get(module, {}).items()
-        judges = {
-            t for line, those in lines if first <= int(line) <= last for t in those
-        }
+        judges = {t for line, those in lines if first <= int(line) <= last for t in those}
         if kind == "equations":
             judges &= {*run["marked"]}
         files: Counter[str] = Counter()
         for test in judges:
             files[test.split("::")[0]] += seconds[test]
-        order = [
-            (files[t.split("::")[0]], t.split("::")[0], seconds[t], t) for t in judges
-        ]
+        order = [(files[t.split("::")[0]], t.split("::")[0], seconds[t], t) for t in judges]
         tests = [test for *_, test in sorted(order)]  # quick files first
         key = hashed(mutant.text, *helpers, *(texts[f] for f in sorted(files)))
         known[key] = mutant

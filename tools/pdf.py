@@ -16,13 +16,11 @@ import yaml
 from bs4 import BeautifulSoup, Tag
 from pypdf import PdfReader
 
-from tools.sync import toc_files
+from tools.book import toc_files
 
 ROOT = Path.cwd()
 SITE = ROOT / "_build" / "html"
-WORK = (
-    SITE / "_print.html"
-)  # beside the pages, so that their pictures and styles are found
+WORK = SITE / "_print.html"  # beside the pages, so that their pictures and styles are found
 OUT = ROOT / "_build" / "book.pdf"
 # Look-ups that make sense on a screen only.
 LEFT_OUT = {"book/functions"}
@@ -34,9 +32,7 @@ FOOT = (
 
 def article(page: str) -> Tag:
     """The text of a page, its anchors and links made unique in the whole book."""
-    soup = BeautifulSoup(
-        (SITE / f"{page}.html").read_text(encoding="utf-8"), "html.parser"
-    )
+    soup = BeautifulSoup((SITE / f"{page}.html").read_text(encoding="utf-8"), "html.parser")
     body = soup.find("article")
     if not isinstance(body, Tag):
         raise SystemExit(f"make pdf: {page}.html has no article")
@@ -51,9 +47,7 @@ def article(page: str) -> Tag:
         else:
             tag["href"] = target
     for image in body.find_all("img", src=True):
-        image["src"] = str(
-            (SITE / page).parent.joinpath(str(image["src"])).resolve().as_uri()
-        )
+        image["src"] = str((SITE / page).parent.joinpath(str(image["src"])).resolve().as_uri())
         del image["loading"]
     for fold in body.find_all("details"):
         fold["open"] = ""
@@ -68,9 +62,7 @@ def moved(page: str, href: str) -> str | None:
     if re.match(r"[a-z]+:", href):
         return href
     path, _, fragment = href.partition("#")
-    target = (
-        (SITE / page).parent.joinpath(path).resolve() if path else SITE / f"{page}.html"
-    )
+    target = (SITE / page).parent.joinpath(path).resolve() if path else SITE / f"{page}.html"
     name = target.relative_to(SITE.resolve()).as_posix().removesuffix(".html")
     if name in LEFT_OUT or name not in toc_files(ROOT):
         return None
@@ -89,17 +81,9 @@ def plain(title: str) -> str:
 def document(pages: dict[str, Tag], numbers: dict[str, int]) -> str:
     """One document: title, contents, pages."""
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
-    first = BeautifulSoup(
-        (SITE / f"{next(iter(pages))}.html").read_text(encoding="utf-8"), "html.parser"
-    )
-    files = [
-        str(link["href"]).partition("?")[0]
-        for link in first.select('link[rel="stylesheet"]')
-    ]
-    styles = "".join(
-        f'<link rel="stylesheet" href="{(SITE / "book" / file).resolve().as_uri()}">'
-        for file in files
-    )
+    first = BeautifulSoup((SITE / f"{next(iter(pages))}.html").read_text(encoding="utf-8"), "html.parser")
+    files = [str(link["href"]).partition("?")[0] for link in first.select('link[rel="stylesheet"]')]
+    styles = "".join(f'<link rel="stylesheet" href="{(SITE / "book" / file).resolve().as_uri()}">' for file in files)
     rows = "".join(
         f'<li><a href="#{page}">{title_of(body)}</a><span>{numbers.get(page, "")}</span></li>'
         for page, body in pages.items()
@@ -122,9 +106,7 @@ def printed(browser: Any, text: str) -> None:
     WORK.write_text(text, encoding="utf-8")
     tab = browser.new_page()
     tab.goto(WORK.as_uri(), wait_until="load")
-    tab.evaluate(
-        "document.fonts.load('1em \"STIX Two Math\"').then(() => document.fonts.ready)"
-    )
+    tab.evaluate("document.fonts.load('1em \"STIX Two Math\"').then(() => document.fonts.ready)")
     tab.evaluate("Promise.all([...document.images].map(image => image.decode()))")
     tab.pdf(
         path=OUT,
@@ -146,13 +128,8 @@ def starts(pages: dict[str, Tag]) -> dict[str, int]:
     reader = PdfReader(OUT)
     tops = [entry for entry in reader.outline if not isinstance(entry, list)]
     # A long title stands in the outline as it was broken into lines.
-    found = {
-        plain(str(entry.title)): (reader.get_destination_page_number(entry) or 0) + 1
-        for entry in tops
-    }
-    numbers = {
-        page: found.get(plain(title_of(body)), 0) for page, body in pages.items()
-    }
+    found = {plain(str(entry.title)): (reader.get_destination_page_number(entry) or 0) + 1 for entry in tops}
+    numbers = {page: found.get(plain(title_of(body)), 0) for page, body in pages.items()}
     lost = [page for page, number in numbers.items() if not number]
     if lost:
         raise SystemExit(f"make pdf: not found in the printed book: {', '.join(lost)}")
@@ -169,15 +146,9 @@ def main() -> int:
     with sync_playwright() as playwright:
         own = Path(playwright.chromium.executable_path).exists()
         names = ("chromium", "chromium-browser", "google-chrome")
-        path = (
-            None
-            if own
-            else next((f for name in names if (f := shutil.which(name))), None)
-        )
+        path = None if own else next((f for name in names if (f := shutil.which(name))), None)
         try:
-            browser = playwright.chromium.launch(
-                executable_path=path, args=["--no-sandbox", "--disable-gpu"]
-            )
+            browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
         except Error:
             raise SystemExit(
                 "make pdf: no browser: install one with `apt-get install chromium` or "
@@ -196,9 +167,7 @@ def main() -> int:
             "make pdf: no font here has Chinese characters; the glossary shows boxes in their place. "
             "Install one, such as Noto Sans CJK, and print again."
         )
-    print(
-        f"make pdf: {sheets} sheets, {OUT.stat().st_size / 1e6:.1f} MB: open {OUT.relative_to(ROOT)}"
-    )
+    print(f"make pdf: {sheets} sheets, {OUT.stat().st_size / 1e6:.1f} MB: open {OUT.relative_to(ROOT)}")
     return 0
 
 

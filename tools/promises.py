@@ -1,26 +1,22 @@
-"""What a chapter promises, checked in its source: each function returns the faults it found, one line each."""
+"""What pages and chapters promise, checked in their source: each function returns the faults it found, a line each."""
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from markdown_it import MarkdownIt
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 
+from tools.book import prose, read_notebook, sources
+
 SHOWS = "active-ipynb"  # the tag of a cell that shows something: code in the notebook, a comment in the module
 UNCOMPARED = "nbval-ignore-output"
 
-DECORATORS = {
-    "classmethod",
-    "contextmanager",
-    "dataclass",
-    "property",
-    "staticmethod",
-    "torch.no_grad",
-}
+DECORATORS = {"classmethod", "contextmanager", "dataclass", "property", "staticmethod", "torch.no_grad"}
 
-EQUATION = re.compile(r"\$\$\s*\(((?:eq|def)-[a-z0-9-]+)\)")
 # What a plain Markdown reader (Colab, GitHub) would show as it stands.
 LEFTOVER = {
     "a role": re.compile(r"\{[a-z][\w:.-]*\}"),
@@ -33,11 +29,46 @@ LEFTOVER = {
     "half-open mathematics": re.compile(r"\$|\\\(|\\\["),
     "half-open emphasis": re.compile(r"\*\*"),
 }
+CODE = re.compile(r"^(```|~~~).*?^\1|`[^`\n]+`", re.M | re.S)
+LINK = re.compile(r"\[[^\]]*\]\(<?([^)\s>]+)[^)]*\)")
+PICTURE = re.compile(r"!\[([^\]]*)\]\(|<img\b(?![^>]*\balt=\"[^\"]+\")")
+# `$$ … $$ (eq-name)`, `(name)=` and `id="name"`; headings are no anchors, for the site gives them other names.
+ANCHOR = re.compile(r"\$\$\s*\(([\w-]+)\)|^\(([\w-]+)\)=\s*$|\bid=\"([\w-]+)\"", re.M)
 
 
-def labels(text: str) -> list[str]:
-    """The equation labels of a page, in order: `eq-…` for results, `def-…` for definitions."""
-    return EQUATION.findall(text)
+def dead_links(root: Path) -> list[str]:
+    """Links inside the book that lead nowhere: what the site's build finds too, found quickly."""
+    texts = {path: prose(path) for path in sources(root)}
+    known = {path: {name for match in ANCHOR.findall(text) for name in match} for path, text in texts.items()}
+    everywhere = set().union(*known.values())
+    found = []
+    for path, text in texts.items():
+        for target in LINK.findall(CODE.sub("", text)):
+            file, _, anchor = unquote(target).partition("#")
+            if re.match(r"[a-z]+:", target):
+                continue  # another site; `make test` must not need the network
+            there = [path.parent / f"{file}{suffix}" for suffix in ("", ".ipynb", ".md")]
+            page = next((option for option in there if file and option.is_file()), None)
+            # Without a file, an equation's label is found on any page.
+            names = known.get(page, set()) if page else everywhere
+            if (file and page is None) or (anchor and anchor not in names):
+                found.append(f"{path.relative_to(root)}: dead link {target}")
+    return found
+
+
+def pictures_without_words(root: Path) -> list[str]:
+    """Pictures without alt text, in the prose and in outputs."""
+    found = []
+    for path in sources(root):
+        for match in PICTURE.finditer(CODE.sub("", prose(path))):
+            if not (match[1] or "").strip():
+                found.append(f"{path.relative_to(root)}: a picture without alt text in the prose")
+        for number, cell in enumerate(read_notebook(path).cells if path.suffix == ".ipynb" else [], start=1):
+            kinds = " ".join(kind for output in cell.get("outputs", []) for kind in output.get("data", {}))
+            alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
+            if "image/" in kinds and len(alt.split()) < 3:
+                found.append(f"{path.relative_to(root)}: the picture of cell {number} has no alt text worth the name")
+    return found
 
 
 def _tags(cell: Any) -> list[str]:
@@ -60,15 +91,9 @@ def _calls(node: ast.AST) -> bool:
 def _acts(node: ast.stmt) -> bool:
     """Would this statement, at the top of a module or a class, do more than define something?"""
     match node:
-        case (
-            ast.Import() | ast.ImportFrom() | ast.Expr(value=ast.Constant(value=str()))
-        ):
+        case ast.Import() | ast.ImportFrom() | ast.Expr(value=ast.Constant(value=str())) | ast.AnnAssign(value=None):
             return False
-        case ast.AnnAssign(value=None):
-            return False
-        case ast.AnnAssign(
-            value=ast.Call(func=ast.Name(id="field" | "option"), args=args)
-        ):
+        case ast.AnnAssign(value=ast.Call(func=ast.Name(id="field" | "option"), args=args)):
             return not all(map(_literal, args))  # a field of a dataclass
         case ast.Assign(value=value) | ast.AnnAssign(value=ast.expr() as value):
             return not _literal(value)
@@ -81,10 +106,7 @@ def _acts(node: ast.stmt) -> bool:
 
 
 def _decorated_oddly(node: ast.FunctionDef | ast.ClassDef) -> bool:
-    return any(
-        ast.unparse(mark).split("(")[0] not in DECORATORS
-        for mark in node.decorator_list
-    )
+    return any(ast.unparse(mark).split("(")[0] not in DECORATORS for mark in node.decorator_list)
 
 
 def definitions_only(module: str) -> list[str]:
@@ -98,49 +120,35 @@ def definitions_only(module: str) -> list[str]:
 
 def leftover_markup(markdown: str) -> list[str]:
     """Complain about what would be shown raw: MyST in plain Jupyter, but for labels; row spacing on the site."""
-    parser = (
-        MarkdownIt("commonmark")
-        .enable("table")
-        .use(dollarmath_plugin, allow_labels=True)
-    )
+    parser = MarkdownIt("commonmark").enable("table").use(dollarmath_plugin, allow_labels=True)
     found = []
     for block in parser.parse(markdown):
         if block.type == "fence" and block.info.startswith("{"):
             found.append(f"a directive: {block.info}")
-        if block.type.startswith("math_block") and re.search(
-            r"\\\\\[\d", block.content
-        ):
+        if block.type.startswith("math_block") and re.search(r"\\\\\[\d", block.content):
             found.append(f"a row's spacing: {block.content[:60]}")
         for token in block.children or ():
             if token.type == "text":
-                found += [
-                    f"{name}: {token.content[:60]}"
-                    for name, pattern in LEFTOVER.items()
-                    if pattern.search(token.content)
-                ]
+                kinds = [kind for kind, pattern in LEFTOVER.items() if pattern.search(token.content)]
+                found += [f"{kind}: {token.content[:60]}" for kind in kinds]
     return found
-
-
-class _Shows(ast.NodeVisitor):
-    """Does running this cell print or draw? Bodies of functions and classes run later, or elsewhere."""
-
-    def __init__(self) -> None:
-        self.found = False
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
-        pass
-
-    def visit_ClassDef(self, node: ast.ClassDef) -> None:
-        pass
-
-    def visit_Call(self, node: ast.Call) -> None:
-        self.found |= ast.unparse(node.func) in ("print", "plt.show", "display")
-        self.generic_visit(node)
 
 
 def _python(source: str) -> ast.Module:
     """A cell's syntax tree; IPython's magics are left out."""
     return ast.parse(re.sub(r"^(\s*)[%!].*$", r"\1pass", source, flags=re.M))
+
+
+def _run_here(node: ast.AST) -> Iterator[ast.AST]:
+    """What running this cell runs. Bodies of functions and classes run later, or elsewhere."""
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.FunctionDef | ast.ClassDef):
+            yield child
+            yield from _run_here(child)
+
+
+def _shows(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "plt.show", "display")
 
 
 def stored_outputs(notebook: Any) -> list[str]:
@@ -151,12 +159,8 @@ def stored_outputs(notebook: Any) -> list[str]:
             continue
         count += 1
         if cell.execution_count != count:
-            found.append(
-                f"cell {number}: run as {cell.execution_count}, expected {count}"
-            )
-        visitor = _Shows()
-        visitor.visit(_python(cell.source))
-        if visitor.found and not cell.outputs:
+            found.append(f"cell {number}: run as {cell.execution_count}, expected {count}")
+        if not cell.outputs and any(map(_shows, _run_here(_python(cell.source)))):
             found.append(f"cell {number}: prints or draws, but stores no output")
         for output in cell.outputs:
             if output.output_type == "error" or output.get("name") == "stderr":
@@ -170,9 +174,7 @@ def uncompared_cells_assert(notebook: Any) -> list[str]:
         f"cell {number}: tagged {UNCOMPARED}, asserts nothing"
         for number, cell in enumerate(notebook.cells, start=1)
         if UNCOMPARED in _tags(cell)
-        and not any(
-            isinstance(node, ast.Assert) for node in ast.walk(_python(cell.source))
-        )
+        and not any(isinstance(node, ast.Assert) for node in ast.walk(_python(cell.source)))
     ]
 
 
@@ -184,36 +186,9 @@ def opening(notebook: Any) -> list[str]:
         found.append("cell 1: no title")
     if SHOWS not in _tags(install) or 'find_spec("ddpm_nb")' not in install.source:
         found.append("cell 2: does not install the package where it is missing")
-    if (
-        _tags(module)
-        or module.cell_type != "code"
-        or not ast.get_docstring(_python(module.source))
-    ):
-        found.append(
-            "cell 3: the module's docstring must stand here, in an untagged cell"
-        )
+    if _tags(module) or module.cell_type != "code" or not ast.get_docstring(_python(module.source)):
+        found.append("cell 3: the module's docstring must stand here, in an untagged cell")
     return found
-
-
-def equations(root: Path) -> dict[str, str]:
-    """Every equation label of the book, with the chapter it stands in.
-
-    Raises:
-        ValueError: A label stands twice.
-    """
-    from tools.pages import prose
-    from tools.sync import toc_files
-
-    home: dict[str, str] = {}
-    for page in toc_files(root):
-        for path in (root / f"{page}.ipynb", root / f"{page}.md"):
-            for label in labels(prose(path)) if path.exists() else ():
-                if label in home:
-                    raise ValueError(
-                        f"{label} stands in {home[label]} and in {path.stem}"
-                    )
-                home[label] = path.stem
-    return home
 
 
 def own_style(code: str) -> list[str]:

@@ -114,8 +114,9 @@ def run(command, root, what):
         )
     if NO_NETWORK.search(errors):
         raise Trouble(
-            "no network for {0}: pip cannot reach its package registry; "
-            "run the same command again when it can".format(what)
+            "no network for {0}: pip cannot reach its package registry; run the same command again when it can".format(
+                what
+            )
         )
     if errors:  # Unknown: the tool's own words help more than ours.
         print("\n".join(errors.splitlines()[-15:]), file=sys.stderr)
@@ -126,9 +127,7 @@ def version_of_pip(python):
     """The Python version of a working environment with pip, or None."""
     command = [python, "-c", "import pip, sys; print('%d.%d' % sys.version_info[:2])"]
     try:
-        return (
-            subprocess.check_output(command, stderr=subprocess.DEVNULL).decode().strip()
-        )
+        return subprocess.check_output(command, stderr=subprocess.DEVNULL).decode().strip()
     except (EnvironmentError, subprocess.CalledProcessError):
         return None
 
@@ -151,9 +150,7 @@ def install(root, python, stamp):
         if not usable and runs(in_venv):
             raise Trouble(
                 ".venv is not ours, and has no pip or another Python than {0}: move it away, "
-                "or say which Python it has: make PYTHON=/path/to/it".format(
-                    stamp["python"]
-                )
+                "or say which Python it has: make PYTHON=/path/to/it".format(stamp["python"])
             )
     else:
         usable = [old.get("root"), old.get("python")] == [
@@ -165,15 +162,11 @@ def install(root, python, stamp):
     else:
         print("setup: making .venv with Python " + stamp["python"], flush=True)
         for module in ("venv", "ensurepip"):
-            if (
-                subprocess.call(
-                    [python, "-c", "import " + module], stderr=subprocess.DEVNULL
-                )
-                != 0
-            ):
+            if subprocess.call([python, "-c", "import " + module], stderr=subprocess.DEVNULL) != 0:
                 raise Trouble(
-                    "Python {0} has no {1} module: install it (Debian, Ubuntu: "
-                    "apt install python{0}-venv)".format(stamp["python"], module)
+                    "Python {0} has no {1} module: install it (Debian, Ubuntu: apt install python{0}-venv)".format(
+                        stamp["python"], module
+                    )
                 )
         if os.path.exists(venv):
             shutil.rmtree(venv)
@@ -205,13 +198,9 @@ def main(root=ROOT, version=sys.version_info[:3], python=None):
         return 1
     try:
         stamp = wanted(root)
-        if read_stamp(root) != stamp or not os.path.exists(
-            os.path.join(root, ".venv", "bin", "python")
-        ):
+        if read_stamp(root) != stamp or not os.path.exists(os.path.join(root, ".venv", "bin", "python")):
             # The Python beneath: this one may live in the very .venv that is about to be emptied.
-            install(
-                root, python or getattr(sys, "_base_executable", sys.executable), stamp
-            )
+            install(root, python or getattr(sys, "_base_executable", sys.executable), stamp)
     except Trouble as trouble:
         print("setup: {0}".format(trouble), file=sys.stderr)
         return 1
