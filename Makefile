@@ -116,8 +116,8 @@ mutants: setup ## break the package in every small way and see a test fail (hour
 standalone: setup ## run each notebook alone, in an empty folder, with what Colab has (or CHAPTERS="forward loss")
 	@$(PY) -m tools.standalone $(CHAPTERS)
 
-bench-site: html ## bytes and times of the site against jupyter-book's stock build (MATHJAX=/path/to/mathjax/es5)
-	@$(PY) -m tools.bench_site $(if $(MATHJAX),--mathjax $(MATHJAX))
+bench-site: html ## bytes and times of the site against jupyter-book's stock build (npm fetches MathJax)
+	@$(PY) -m benchmarks.site
 
 links: setup ## ask every address on other hosts that the pages name (needs the network)
 	$(COPY)

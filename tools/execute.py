@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,23 +67,32 @@ def run(path: Path, kernel: str = "python3", env: dict[str, str] | None = None) 
     return notebook
 
 
-def main() -> int:
-    """Run the chapters, one line each; stop at a failure, because later ones build on it."""
-    parser = argparse.ArgumentParser(description="Run chapters and store their outputs.")
-    parser.add_argument("root", type=Path)
-    parser.add_argument("chapters", nargs="*", metavar="CHAPTER", help="default: all")
-    options = parser.parse_args()
-    paths = notebooks(options.root, options.chapters)
-    start = time.monotonic()
+def each(paths: list[Path], work: Callable[[Path], object], *, goes_on: bool = False) -> list[str]:
+    """Do the work for each chapter, one line each; which of them failed. The first ends it, unless it goes on."""
+    failed = []
     for number, path in enumerate(paths, start=1):
         begun = time.monotonic()
         print(f"[{number}/{len(paths)}] {path.stem} ...", end="", flush=True)
         try:
-            write_notebook(run(path), path)
+            work(path)
+            print(f" {time.monotonic() - begun:.1f} s", flush=True)
         except ChapterError as error:
+            failed.append(path.stem)
             print(f" failed\nchapter {path.stem}: {error}", flush=True)
-            return 1
-        print(f" {time.monotonic() - begun:.1f} s", flush=True)
+            if not goes_on:
+                break
+    return failed
+
+
+def main() -> int:
+    """Run the chapters; stop at a failure, because later ones build on it."""
+    parser = argparse.ArgumentParser(description="Run chapters and store their outputs.")
+    parser.add_argument("root", type=Path)
+    parser.add_argument("chapters", nargs="*", metavar="CHAPTER", help="default: all")
+    options = parser.parse_args()
+    paths, start = notebooks(options.root, options.chapters), time.monotonic()
+    if each(paths, lambda path: write_notebook(run(path), path)):
+        return 1
     if options.root == Path("."):  # `make book` has its own last line, and runs copies
         seconds = time.monotonic() - start
         print(f"make execute: {len(paths)} chapters run in {seconds:.0f} s: outputs stored in book/")

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from tools.address import current
 from tools.book import ROOT, files, notebooks, read_notebook
-from tools.execute import ChapterError, run
+from tools.execute import each, run
 
 WORK = ROOT / "_build" / "standalone"
 # What the chapters may find in Colab (googlecolab/backend-info, pip-freeze.txt). pip, setuptools and wheel install.
@@ -146,7 +146,7 @@ def main() -> int:
     options = parser.parse_args()
     chapters = notebooks(ROOT, options.chapters)
     shutil.rmtree(WORK, ignore_errors=True)
-    start, failed = time.monotonic(), []
+    start = time.monotonic()
     env = surroundings(None if options.here else WORK / "repository")
     if not options.here:
         link_packages(WORK / "packages")
@@ -155,17 +155,12 @@ def main() -> int:
         fault = quick(chapters, make_environment(WORK / "environments/quick"), env)
         print(fault or f"make standalone: {len(chapters)} chapters install and import by themselves")
         return 1 if fault else 0
-    for number, chapter in enumerate(chapters, start=1):
-        begun = time.monotonic()
-        print(f"[{number}/{len(chapters)}] {chapter.stem} ...", end="", flush=True)
+
+    def alone(chapter: Path) -> None:
         python = Path(sys.executable) if options.here else make_environment(WORK / "environments" / chapter.stem)
-        try:
-            run_alone(chapter, python, env)
-            print(f" {time.monotonic() - begun:.1f} s", flush=True)
-        except ChapterError as fault:
-            failed.append(chapter.stem)
-            print(f" failed\nchapter {chapter.stem}: {fault}", flush=True)
-    if failed:
+        run_alone(chapter, python, env)
+
+    if failed := each(chapters, alone, goes_on=True):
         print(f"make standalone: failed: {', '.join(failed)}", file=sys.stderr)
         return 1
     print(f"make standalone: {len(chapters)} chapters ran alone in {time.monotonic() - start:.0f} s")
