@@ -5,11 +5,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
 from tools import address
 
 pytestmark = pytest.mark.fast
-ROOT = Path(__file__).resolve().parent.parent
 
 # Put together here, so that this file holds no address that the search would find.
 OLD = "/".join(["ddpm_nb", "ddpm_nb"])

@@ -5,13 +5,13 @@ import re
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
 import ddpm_nb
 from tools import index
 from tools.book import equations, labels
 
 pytestmark = pytest.mark.fast
-ROOT = Path(__file__).resolve().parent.parent
 EQUATION_LINE = re.compile(
     r"^\s*Equation: ((?:eq|def)-[a-z0-9-]+(?:, (?:eq|def)-[a-z0-9-]+)*)\.", re.M
 )

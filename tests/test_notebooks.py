@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import promises
 import pytest
+from helpers import ROOT
 
-from tools import promises
 from tools.book import chapters, read_notebook
 from tools.sync import sync
 
 pytestmark = pytest.mark.fast
-ROOT = Path(__file__).resolve().parent.parent
 CHAPTERS = chapters(ROOT)
 
 every_chapter = pytest.mark.parametrize("name", CHAPTERS)

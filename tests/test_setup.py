@@ -5,7 +5,6 @@ pip does what the file `pip.sh` says.
 """
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -14,8 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parent.parent
+from helpers import ROOT, run
 
 FAKE_PYTHON = """\
 #!/bin/sh
@@ -53,25 +51,13 @@ class House:
         """Run the tool as the Makefile does, with the fake Python underneath."""
         code = "import setup_env, sys; sys.exit(setup_env.main(python={!r}))"
         env = {"CI": "", "PYTHONPATH": str(self.root / "tools"), **env}
-        return self.run(
-            [sys.executable, "-c", code.format(str(self.root / "python"))], **env
-        )
+        command = [sys.executable, "-c", code.format(str(self.root / "python"))]
+        return run(command, self.root, **env)
 
     def make(self, python: str, path: Path) -> subprocess.CompletedProcess[str]:
         """`make setup` with that Python, and the others that are on the path."""
-        return self.run(
-            [str(shutil.which("make")), "setup", f"PYTHON={python}"], PATH=str(path)
-        )
-
-    def run(self, command: list[str], **env: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command,
-            cwd=self.root,
-            env={**os.environ, **env},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        command = [str(shutil.which("make")), "setup", f"PYTHON={python}"]
+        return run(command, self.root, PATH=str(path))
 
     def calls(self) -> list[str]:
         """What the fake Python was asked for since the last look."""

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import yaml
+from helpers import ROOT
 
 pytestmark = pytest.mark.fast
-ROOT = Path(__file__).resolve().parent.parent
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 KEYS = {"name", "on", "concurrency", "permissions", "jobs"}
 

@@ -15,7 +15,14 @@ from tools.book import prose, read_notebook, sources
 SHOWS = "active-ipynb"  # the tag of a cell that shows something: code in the notebook, a comment in the module
 UNCOMPARED = "nbval-ignore-output"
 
-DECORATORS = {"classmethod", "contextmanager", "dataclass", "property", "staticmethod", "torch.no_grad"}
+DECORATORS = {
+    "classmethod",
+    "contextmanager",
+    "dataclass",
+    "property",
+    "staticmethod",
+    "torch.no_grad",
+}
 
 # What a plain Markdown reader (Colab, GitHub) would show as it stands.
 LEFTOVER = {
@@ -39,7 +46,10 @@ ANCHOR = re.compile(r"\$\$\s*\(([\w-]+)\)|^\(([\w-]+)\)=\s*$|\bid=\"([\w-]+)\"",
 def dead_links(root: Path) -> list[str]:
     """Links inside the book that lead nowhere: what the site's build finds too, found quickly."""
     texts = {path: prose(path) for path in sources(root)}
-    known = {path: {name for match in ANCHOR.findall(text) for name in match} for path, text in texts.items()}
+    known = {
+        path: {name for match in ANCHOR.findall(text) for name in match}
+        for path, text in texts.items()
+    }
     everywhere = set().union(*known.values())
     found = []
     for path, text in texts.items():
@@ -47,7 +57,9 @@ def dead_links(root: Path) -> list[str]:
             file, _, anchor = unquote(target).partition("#")
             if re.match(r"[a-z]+:", target):
                 continue  # another site; `make test` must not need the network
-            there = [path.parent / f"{file}{suffix}" for suffix in ("", ".ipynb", ".md")]
+            there = [
+                path.parent / f"{file}{suffix}" for suffix in ("", ".ipynb", ".md")
+            ]
             page = next((option for option in there if file and option.is_file()), None)
             # Without a file, an equation's label is found on any page.
             names = known.get(page, set()) if page else everywhere
@@ -62,12 +74,22 @@ def pictures_without_words(root: Path) -> list[str]:
     for path in sources(root):
         for match in PICTURE.finditer(CODE.sub("", prose(path))):
             if not (match[1] or "").strip():
-                found.append(f"{path.relative_to(root)}: a picture without alt text in the prose")
-        for number, cell in enumerate(read_notebook(path).cells if path.suffix == ".ipynb" else [], start=1):
-            kinds = " ".join(kind for output in cell.get("outputs", []) for kind in output.get("data", {}))
+                found.append(
+                    f"{path.relative_to(root)}: a picture without alt text in the prose"
+                )
+        for number, cell in enumerate(
+            read_notebook(path).cells if path.suffix == ".ipynb" else [], start=1
+        ):
+            kinds = " ".join(
+                kind
+                for output in cell.get("outputs", [])
+                for kind in output.get("data", {})
+            )
             alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
             if "image/" in kinds and len(alt.split()) < 3:
-                found.append(f"{path.relative_to(root)}: the picture of cell {number} has no alt text worth the name")
+                found.append(
+                    f"{path.relative_to(root)}: the picture of cell {number} has no alt text worth the name"
+                )
     return found
 
 
@@ -91,9 +113,16 @@ def _calls(node: ast.AST) -> bool:
 def _acts(node: ast.stmt) -> bool:
     """Would this statement, at the top of a module or a class, do more than define something?"""
     match node:
-        case ast.Import() | ast.ImportFrom() | ast.Expr(value=ast.Constant(value=str())) | ast.AnnAssign(value=None):
+        case (
+            ast.Import()
+            | ast.ImportFrom()
+            | ast.Expr(value=ast.Constant(value=str()))
+            | ast.AnnAssign(value=None)
+        ):
             return False
-        case ast.AnnAssign(value=ast.Call(func=ast.Name(id="field" | "option"), args=args)):
+        case ast.AnnAssign(
+            value=ast.Call(func=ast.Name(id="field" | "option"), args=args)
+        ):
             return not all(map(_literal, args))  # a field of a dataclass
         case ast.Assign(value=value) | ast.AnnAssign(value=ast.expr() as value):
             return not _literal(value)
@@ -106,7 +135,10 @@ def _acts(node: ast.stmt) -> bool:
 
 
 def _decorated_oddly(node: ast.FunctionDef | ast.ClassDef) -> bool:
-    return any(ast.unparse(mark).split("(")[0] not in DECORATORS for mark in node.decorator_list)
+    return any(
+        ast.unparse(mark).split("(")[0] not in DECORATORS
+        for mark in node.decorator_list
+    )
 
 
 def definitions_only(module: str) -> list[str]:
@@ -120,16 +152,26 @@ def definitions_only(module: str) -> list[str]:
 
 def leftover_markup(markdown: str) -> list[str]:
     """Complain about what would be shown raw: MyST in plain Jupyter, but for labels; row spacing on the site."""
-    parser = MarkdownIt("commonmark").enable("table").use(dollarmath_plugin, allow_labels=True)
+    parser = (
+        MarkdownIt("commonmark")
+        .enable("table")
+        .use(dollarmath_plugin, allow_labels=True)
+    )
     found = []
     for block in parser.parse(markdown):
         if block.type == "fence" and block.info.startswith("{"):
             found.append(f"a directive: {block.info}")
-        if block.type.startswith("math_block") and re.search(r"\\\\\[\d", block.content):
+        if block.type.startswith("math_block") and re.search(
+            r"\\\\\[\d", block.content
+        ):
             found.append(f"a row's spacing: {block.content[:60]}")
         for token in block.children or ():
             if token.type == "text":
-                kinds = [kind for kind, pattern in LEFTOVER.items() if pattern.search(token.content)]
+                kinds = [
+                    kind
+                    for kind, pattern in LEFTOVER.items()
+                    if pattern.search(token.content)
+                ]
                 found += [f"{kind}: {token.content[:60]}" for kind in kinds]
     return found
 
@@ -148,7 +190,11 @@ def _run_here(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _shows(node: ast.AST) -> bool:
-    return isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "plt.show", "display")
+    return isinstance(node, ast.Call) and ast.unparse(node.func) in (
+        "print",
+        "plt.show",
+        "display",
+    )
 
 
 def stored_outputs(notebook: Any) -> list[str]:
@@ -159,7 +205,9 @@ def stored_outputs(notebook: Any) -> list[str]:
             continue
         count += 1
         if cell.execution_count != count:
-            found.append(f"cell {number}: run as {cell.execution_count}, expected {count}")
+            found.append(
+                f"cell {number}: run as {cell.execution_count}, expected {count}"
+            )
         if not cell.outputs and any(map(_shows, _run_here(_python(cell.source)))):
             found.append(f"cell {number}: prints or draws, but stores no output")
         for output in cell.outputs:
@@ -174,7 +222,9 @@ def uncompared_cells_assert(notebook: Any) -> list[str]:
         f"cell {number}: tagged {UNCOMPARED}, asserts nothing"
         for number, cell in enumerate(notebook.cells, start=1)
         if UNCOMPARED in _tags(cell)
-        and not any(isinstance(node, ast.Assert) for node in ast.walk(_python(cell.source)))
+        and not any(
+            isinstance(node, ast.Assert) for node in ast.walk(_python(cell.source))
+        )
     ]
 
 
@@ -186,8 +236,14 @@ def opening(notebook: Any) -> list[str]:
         found.append("cell 1: no title")
     if SHOWS not in _tags(install) or 'find_spec("ddpm_nb")' not in install.source:
         found.append("cell 2: does not install the package where it is missing")
-    if _tags(module) or module.cell_type != "code" or not ast.get_docstring(_python(module.source)):
-        found.append("cell 3: the module's docstring must stand here, in an untagged cell")
+    if (
+        _tags(module)
+        or module.cell_type != "code"
+        or not ast.get_docstring(_python(module.source))
+    ):
+        found.append(
+            "cell 3: the module's docstring must stand here, in an untagged cell"
+        )
     return found
 
 
