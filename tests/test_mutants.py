@@ -318,5 +318,5 @@ def test_the_whole_tool_on_a_small_house(tmp_path: Path) -> None:
     assert re.search(r"_room:rest +1 +1 +1 ", out)
     assert "1 mutants, 0 to try" in tried("_room", "text")
     assert "0 mutants, 0 to try" in tried("text", "_room:equations")
-    with pytest.raises(AssertionError, match="no such room: smal"):
-        tried("small", "smal:rest")
+    with pytest.raises(AssertionError, match="no such room: large"):
+        tried("small", "large:rest")
