@@ -10,7 +10,7 @@ import promises
 import pytest
 from helpers import ROOT
 
-from tools.book import chapters, read_notebook
+from tools.book import chapters, equations, read_notebook
 from tools.sync import sync
 
 pytestmark = pytest.mark.fast
@@ -52,6 +52,47 @@ def test_a_drifted_pair_is_found(planted: Path) -> None:
     path.write_text(path.read_text().replace("Jump from x_0", "Leap from x_0", 1))
     with pytest.raises(ValueError, match="differ"):
         sync(planted, "forward", check=True)
+
+
+def test_the_edited_view_wins_and_two_edited_ones_are_left_alone(planted: Path) -> None:
+    page, module = planted / "book/forward.ipynb", planted / "ddpm_nb/forward.py"
+    texts = [path.read_text() for path in (page, module)]
+
+    def edit(*paths: Path) -> None:
+        for path in paths:
+            text = path.read_text().replace("Jump from x_0", f"{path.parent.name}: x_0")
+            path.write_text(text)
+
+    assert sync(planted, "forward") is None  # equal: from here on it is known
+    edit(module)
+    assert sync(planted, "forward") == "forward: taken from ddpm_nb/"
+    assert "ddpm_nb: x_0" in page.read_text()
+    module.write_text(texts[1])
+    sync(planted, "forward")
+    assert page.read_text() == texts[0]  # its outputs were kept on the way
+    edit(page)
+    assert sync(planted, "forward") == "forward: taken from book/"
+    assert "book: x_0" in module.read_text()
+    page.write_text(texts[0])
+    module.write_text(texts[1] + "\n# A word.\n")
+    with pytest.raises(ValueError, match="both edited: nothing was changed"):
+        sync(planted, "forward")
+    assert "A word" in module.read_text()
+    assert sync(planted, "forward", winner="book") == "forward: taken from book/"
+    assert module.read_text() == texts[1]
+
+
+def test_a_notebook_outside_the_contents_is_found(planted: Path) -> None:
+    shutil.copy(planted / "book/forward.ipynb", planted / "book/stray.ipynb")
+    with pytest.raises(SystemExit, match=r"not in _toc\.yml: book/stray\.ipynb"):
+        chapters(planted)
+
+
+def test_a_label_that_stands_twice_is_found(planted: Path) -> None:
+    with (planted / "book/slips.md").open("a") as file:
+        file.write("\n$$ x $$ (eq-forward)\n")
+    with pytest.raises(ValueError, match="eq-forward stands in forward and in slips"):
+        equations(planted)
 
 
 @every_chapter
