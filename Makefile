@@ -130,11 +130,12 @@ package: setup ## the files of a release (TAG=v0.1.0 must be the package's versi
 	@$(PY) -m tools.package $(TAG)
 
 lock: setup ## renew requirements.txt and requirements.lock with the newest versions that pyproject.toml allows
-	@mkdir -p _build
-	@$(UV_COMPILE) pyproject.toml --upgrade --fork-strategy fewest $(patsubst %,--extra %,train hub book test dev) -o _build/pins
-	@{ grep '^#' requirements.txt; grep -Ev '$(BY_TORCH)' _build/pins | sed 's/ ;.*//'; } > _build/requirements.txt
-	@mv _build/requirements.txt requirements.txt
-	@$(UV_COMPILE) requirements.txt --no-config --no-deps --no-emit-package torch --generate-hashes -o requirements.lock
+	@mkdir -p _build/lock && cat pyproject.toml tools/lock.toml > _build/lock/pyproject.toml
+	@$(UV_COMPILE) pyproject.toml --project _build/lock --directory _build/lock --upgrade --fork-strategy fewest \
+		$(patsubst %,--extra %,train hub book test dev) -o pins
+	@{ grep '^#' requirements.txt; grep -Ev '$(BY_TORCH)' _build/lock/pins | sed 's/ ;.*//'; } > _build/lock/requirements.txt
+	@mv _build/lock/requirements.txt requirements.txt
+	@$(UV_COMPILE) requirements.txt --no-deps --no-emit-package torch --generate-hashes -o requirements.lock
 	@echo "make lock: $$(grep -c == requirements.txt) versions written to requirements.txt and requirements.lock; next: make test"
 
 address: setup ## set the repository's address everywhere: make address REPO=owner/name
