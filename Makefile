@@ -131,7 +131,7 @@ package: setup ## the files of a release (TAG=v0.1.0 must be the package's versi
 
 lock: setup ## renew requirements.txt and requirements.lock with the newest versions that pyproject.toml allows
 	@mkdir -p _build/lock && cat pyproject.toml tools/lock.toml > _build/lock/pyproject.toml
-	@$(UV_COMPILE) pyproject.toml --project _build/lock --directory _build/lock --upgrade --fork-strategy fewest \
+	@$(UV_COMPILE) pyproject.toml --directory _build/lock --upgrade --fork-strategy fewest \
 		$(patsubst %,--extra %,train hub book test dev) -o pins
 	@{ grep '^#' requirements.txt; grep -Ev '$(BY_TORCH)' _build/lock/pins | sed 's/ ;.*//'; } > _build/lock/requirements.txt
 	@mv _build/lock/requirements.txt requirements.txt
