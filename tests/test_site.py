@@ -26,7 +26,7 @@ import yaml
 from bs4 import BeautifulSoup
 from PIL import Image
 
-from tools.sync import toc_files
+from tools.book import toc_files
 
 ROOT = Path(__file__).parent.parent
 SITE = ROOT / "_build" / "html"
