@@ -35,7 +35,10 @@ FOOT = (
 def article(page: str) -> Tag:
     """The text of a page, its anchors and links made unique in the whole book."""
     soup = BeautifulSoup(
-        (SITE / f"{page}.html").read_text(encoding="utf-8"), "html.parser"
+        (SITE / f"{page}.html").read_text(encoding="utf-8"),
+        "html.parser",
+        # The summary of a fold in code is code too: its blanks count.
+        preserve_whitespace_tags={"pre", "summary"},
     )
     body = soup.find("article")
     if not isinstance(body, Tag):
