@@ -11,8 +11,6 @@ from typing import Any
 from sphinx.application import Sphinx
 from sphinx.util.typing import ExtensionMetadata
 
-from uses import uses_of
-
 PLACE = '<div class="chapter-map"></div>'
 ROW, STEP = 68, 9  # pixels: the height of a row, and how much wider a longer arc swings
 
@@ -22,7 +20,7 @@ def needs(env: Any) -> dict[str, list[str]]:
     order: list[str] = env.book_chapters
     direct: dict[str, set[str]] = {name: set(env.book_needs[name]) for name in order}
     for name in order:
-        for label in uses_of(env, name):
+        for label in env.metadata[f"book/{name}"]["uses"]:
             page, _ = env.get_domain("math").equations[label]
             direct[name].add(Path(page).name)
     reached: dict[str, set[str]] = {}

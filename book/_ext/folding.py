@@ -8,6 +8,7 @@ equation, as its docstring says, stays open.
 import ast
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from itertools import groupby
@@ -20,10 +21,10 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.typing import ExtensionMetadata
 from sphinx.writers.html5 import HTML5Translator
 
-# How many lines of a body stand open: as many as the cell can have on a screen. Helpers (`_name`) get the fewest.
-LIMITS = LONG, _, FEW = (25, 12, 2)
-SCREEN = 40
-CALLED = {"forward", "__call__"}  # what a class is for: shut only when it is long
+SCREEN = 40  # lines
+LIMITS = (25, 12, 2)  # a body of so many lines stands open; of fewer, where its cell is longer than a screen
+LONG, FEW = LIMITS[0], LIMITS[-1]
+CALLED = {"forward", "__call__"}  # what a class is for: folded only when it is long
 MARKS = (" ...", "  # …", ' …"""')
 EQUATION = re.compile(r"Equation: (?:eq|def)-")
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -44,24 +45,6 @@ class Fold:
         return self.last - self.head
 
 
-def parses(text: str) -> bool:
-    try:
-        ast.parse(text)
-    except SyntaxError:
-        return False
-    return True
-
-
-def fold(lines: list[str], first: int, last: int, what: str) -> Iterator[Fold]:
-    """Fold some lines below the first statement, the head of a compound one, or the first line of a docstring."""
-    for head in range(first, last):
-        text = dedent("\n".join(lines[first - 1 : head]))
-        for mark in MARKS:
-            if parses(text + mark):
-                yield Fold(first, head, last, mark, what)
-                return
-
-
 def docstring(node: Any) -> ast.stmt | None:
     return node.body[0] if ast.get_docstring(node) is not None else None
 
@@ -75,15 +58,19 @@ def length(node: Any) -> int:
     return sum(part.end_lineno - part.lineno + 1 for part in node.body if part is not docstring(node))
 
 
-def is_field(statement: ast.stmt) -> bool:
-    return isinstance(statement, ast.AnnAssign)
-
-
 def is_check(statement: ast.stmt) -> bool:
     """Whether it only refuses bad input: an `if` that ends in `raise`, or a call of what is named a check."""
     if isinstance(statement, ast.If):
         return not statement.orelse and isinstance(statement.body[-1], ast.Raise)
     return isinstance(statement, ast.Expr) and "check" in ast.unparse(statement).partition("(")[0]
+
+
+def is_field(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.AnnAssign)
+
+
+def is_import(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.Import | ast.ImportFrom)
 
 
 def is_private(name: str) -> bool:
@@ -105,7 +92,14 @@ class Folder:
         self.lines, self.limit = lines, limit
 
     def fold(self, first: int, last: int, what: str) -> Iterator[Fold]:
-        return fold(self.lines, first, last, what)
+        """Fold lines below their first statement, the head of a compound one, or the first line of a docstring."""
+        for head in range(first, last):
+            text = dedent("\n".join(self.lines[first - 1 : head]))
+            for mark in MARKS:
+                with suppress(SyntaxError):
+                    ast.parse(text + mark)
+                    yield Fold(first, head, last, mark, what)
+                    return
 
     def docstring(self, node: Any, name: str) -> Iterator[Fold]:
         if text := docstring(node):
@@ -138,8 +132,8 @@ class Folder:
 
     def cell(self, tree: ast.Module) -> list[Fold]:
         found = [*self.docstring(tree, "the module")]
-        if found:  # the first cell of a chapter
-            for first, last in runs(tree.body, lambda node: isinstance(node, ast.Import | ast.ImportFrom)):
+        if docstring(tree):  # the first cell of a chapter
+            for first, last in runs(tree.body, is_import):
                 found += self.fold(first, last, "the other imports")
         for node in tree.body:
             if isinstance(node, ast.ClassDef):
@@ -159,6 +153,10 @@ def folds(source: str) -> list[Fold]:
     return found
 
 
+def lines_of(number: int) -> str:
+    return "1 line" if number == 1 else f"{number} lines"
+
+
 def render(highlighted: str, found: list[Fold]) -> str:
     """Put some lines of a highlighted cell into `<details>`; Pygments ends each span with its line."""
     lines = highlighted.rstrip("\n").split("\n")
@@ -173,7 +171,7 @@ def render(highlighted: str, found: list[Fold]) -> str:
         html += (
             f'{pre(done + 1, part.first - 1)}<details class="fold"><summary>{head}'
             f'<span class="fold-mark" aria-hidden="true">{part.mark}</span>'
-            f'<span class="visually-hidden"> {escape(part.what)}, {part.hidden} lines</span>\n</summary>'
+            f'<span class="visually-hidden"> {escape(part.what)}, {lines_of(part.hidden)}</span>\n</summary>'
             f"{pre(part.head + 1, part.last)}</details>"
         )
         done = part.last
@@ -184,15 +182,11 @@ def visit_literal_block(translator: HTML5Translator, node: nodes.literal_block) 
     try:
         type(translator).visit_literal_block(translator, node)
     finally:  # it leaves by an exception that says: go on behind this node
-        text, html = node.astext(), translator.body[-1]
-        found = {
-            "parts": lambda: folds(text),
-            "all": lambda: [*fold(text.split("\n"), 1, text.count("\n") + 1, "the rest of this cell")],
-        }.get(node.parent.get("fold"), list)()
-        if found:
+        if found := node.parent.get("folds"):
+            html = translator.body[-1]
             start, end = html.index("<pre>"), html.index("</pre>")
             code = html[start:end].removeprefix("<pre><span></span>")
-            translator.body[-1] = html[:start] + render(code, found) + html[end + len("</pre>") :]
+            translator.body[-1] = html[:start] + render(code, found) + html[end:].removeprefix("</pre>")
 
 
 def raw(html: str) -> nodes.raw:
@@ -210,23 +204,23 @@ class FoldCells(SphinxPostTransform):
             if cell.get("nb_element") != "cell_code":
                 continue
             code, *outputs = cell.children
-            lines = code.astext().count("\n") + 1
+            text, before = code.astext(), cell.previous_sibling()
+            lines = text.split("\n")
             what = "picture" if cell.next_node(nodes.image) else "result"
-            before = cell.previous_sibling()
+            hidden = cell.attributes.pop("hide_mode", None)
             if "tag_active-ipynb" not in cell["classes"]:
-                code["fold"] = "parts"
-            elif cell.attributes.pop("hide_mode", None) and before.astext() == "</details>":
+                code["folds"] = folds(text)
+            elif hidden and before is not None and before.astext() == "</details>":
                 cell.parent.remove(before)
                 cell.parent.insert(cell.parent.index(cell) + 1, before)
             elif not outputs:  # it prepares or tidies up: its first comment says what
-                code["fold"] = "all"
-            elif what == "picture" or lines > LONG:
-                start = f'<details class="code-below"><summary>Code of this {what}, {lines} lines</summary>'
-                cell[:] = [*outputs, raw(start), code, raw("</details>")]
+                code["folds"] = [*Folder(lines, LONG).fold(1, len(lines), "the rest of this cell")]
+            elif what == "picture" or len(lines) > LONG:
+                summary = f"<summary>Code of this {what}, {lines_of(len(lines))}</summary>"
+                cell[:] = [*outputs, raw(f'<details class="code-below">{summary}'), code, raw("</details>")]
 
 
 def setup(app: Sphinx) -> ExtensionMetadata:
-    visit = (visit_literal_block, None)
-    app.add_node(nodes.literal_block, override=True, html=visit)
+    app.add_node(nodes.literal_block, override=True, html=(visit_literal_block, None))
     app.add_post_transform(FoldCells)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -23,14 +23,15 @@ PAGE = "book/functions"
 EQUATION = re.compile(r"Equation: ((?:eq|def)-[\w-]+(?:,\s+(?:eq|def)-[\w-]+)*)\.")
 LABEL = re.compile(r"(?:eq|def)-[\w-]+")
 
-# A definition or a call as Pygments writes it; a call of a method has a dot before its name.
+# A definition or a call as Pygments writes it; a call of a method has a dot before its name. In a summary, which is
+# clicked itself, nothing is linked.
 DEFINITION = re.compile(
     r'(?P<before>(?:^|<pre><span></span>)<span class="k">(?:def|class)</span><span class="w"> </span>)'
     r'(?P<span><span class="n[fc]">(?P<name>\w+)</span>)',
     re.M,
 )
 CALL = re.compile(
-    r'(?P<before>(?<!<span class="o">\.</span>))'
+    r'(?s:<summary>.*?</summary>)|(?P<before>(?<!<span class="o">\.</span>))'
     r'(?P<span><span class="n">(?P<name>\w+)</span>)(?=<span class="p">\(|<span class="o">\.</span>)'
 )
 

@@ -56,11 +56,11 @@ def place(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any]
             width, height = picture.size
         given = re.search(r'\bwidth="(\d+)"', tag)
         shown = int(given[1]) if given else round(width / DENSITY)
-        attributes = "" if given else f' width="{shown}"'
-        attributes += f' height="{round(height * shown / width)}" loading="lazy"'
-        return re.sub(r"\s*/?>$", f"{attributes} />", tag).replace(name, f"{name[:-4]}.webp")
+        size = f' width="{shown}"' * (not given) + f' height="{round(height * shown / width)}"'
+        return re.sub(r"\s*/?>$", f'{size} loading="lazy" />', tag)
 
-    context["body"] = IMAGE.sub(sized, context["body"])
+    body = IMAGE.sub(sized, context["body"])
+    context["body"] = re.sub(r"(/_images/[^\"/]+)\.png\"", r'\1.webp"', body)  # also where a picture links to itself
 
 
 def setup(app: Sphinx) -> ExtensionMetadata:

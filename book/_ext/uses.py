@@ -25,12 +25,6 @@ def note(app: Sphinx, doctree: nodes.document) -> None:
         link.parent.insert(link.parent.index(link), nodes.target("", "", ids=anchors[-1:], names=[]))
 
 
-def uses_of(env: Any, chapter: str) -> dict[str, list[str]]:
-    """The anchors of the uses in a chapter, by the equation's label."""
-    uses: dict[str, list[str]] = env.metadata[f"book/{chapter}"]["uses"]
-    return uses
-
-
 def uses_html(translator: HTML5Translator, label: str) -> str:
     """The line under an equation: its code and its uses in the chapters, or nothing."""
     env: Any = translator.builder.env
@@ -43,9 +37,10 @@ def uses_html(translator: HTML5Translator, label: str) -> str:
     places = []
     for chapter in env.book_chapters:
         page, name = ("", "here") if chapter == here else (f"{chapter}.html", chapter)
+        anchors = env.metadata[f"book/{chapter}"]["uses"].get(label, [])
         links = [
             f'<a href="{page}#{anchor}"' + (f' aria-label="{name}, use {i}">{i}</a>' if i > 1 else f">{name}</a>")
-            for i, anchor in enumerate(uses_of(env, chapter).get(label, []), start=1)
+            for i, anchor in enumerate(anchors, start=1)
         ]
         places += [" ".join(links)] if links else []
     parts = [f"{title}: {', '.join(links)}" for title, links in (("Code", code), ("Used", places)) if links]
