@@ -21,8 +21,8 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.typing import ExtensionMetadata
 from sphinx.writers.html5 import HTML5Translator
 
-SCREEN = 40  # lines
-LIMITS = (25, 12, 2)  # a body of so many lines stands open; of fewer, where its cell is longer than a screen
+SCREEN = 42  # lines: 700 pixels
+LIMITS = (25, 12, 6, 2)  # a body of so many lines stands open; of fewer, where its cell is longer than a screen
 LONG, FEW = LIMITS[0], LIMITS[-1]
 CALLED = {"forward", "__call__"}  # what a class is for: folded only when it is long
 MARKS = (" ...", "  # …", ' …"""')
