@@ -413,7 +413,7 @@ def is_check(statement: ast.stmt) -> bool:
     """Whether it only refuses bad input."""
     if isinstance(statement, ast.If):
         return isinstance(statement.body[-1], ast.Raise) and not statement.orelse
-    return bool(re.match(r"[\w.]*check\w*\(", ast.unparse(statement)))
+    return bool(re.match(r"[\w.]*check[\w.]*\(", ast.unparse(statement)))
 
 
 @chapter

@@ -77,14 +77,6 @@ def is_private(name: str) -> bool:
     return name.startswith("_") and not name.endswith("__")
 
 
-def runs(statements: list[ast.stmt], kind: Callable[[ast.stmt], bool]) -> Iterator[tuple[int, int]]:
-    """First and last line of each run of statements of one kind."""
-    for found, run in groupby(statements, kind):
-        if found:
-            lines = [line for part in run for line in (part.lineno, part.end_lineno)]
-            yield lines[0], lines[-1]
-
-
 class Folder:
     """The folds of a cell in which bodies of more than `limit` lines are folded."""
 
@@ -105,14 +97,22 @@ class Folder:
         if text := docstring(node):
             yield from self.fold(text.lineno, text.end_lineno, f"the rest of the docstring of {name}")
 
+    def runs(
+        self, statements: list[ast.stmt], kind: Callable[[ast.stmt], bool], least: int, what: str
+    ) -> Iterator[Fold]:
+        """Fold each run of statements of one kind, if it is more than `least` lines long."""
+        for found, run in groupby(statements, kind):
+            lines = [line for part in run for line in (part.lineno, part.end_lineno)]
+            if found and lines[-1] - lines[0] >= least:
+                yield from self.fold(lines[0], lines[-1], what)
+
     def function(self, node: Any, name: str, equation: bool = False, method: bool = False) -> Iterator[Fold]:
         limit = LONG if node.name in CALLED else FEW if is_private(node.name) else self.limit
         text, long = docstring(node), length(node) > limit
         if equation or names_equation(node):
             yield from self.docstring(node, name)
             if long:
-                for first, last in runs(node.body, is_check):
-                    yield from self.fold(first, last, f"checks of {name}")
+                yield from self.runs(node.body, is_check, FEW, f"checks of {name}")
         elif long and (method or not text):
             yield from self.fold(node.lineno, node.end_lineno, f"the body of {name}")
         elif long:
@@ -122,9 +122,7 @@ class Folder:
 
     def class_(self, node: ast.ClassDef) -> Iterator[Fold]:
         yield from self.docstring(node, node.name)
-        for first, last in runs(node.body, is_field):
-            if last - first >= LONG:
-                yield from self.fold(first, last, f"the other fields of {node.name}")
+        yield from self.runs(node.body, is_field, LONG, f"the other fields of {node.name}")
         for part in node.body:
             if isinstance(part, Function):
                 equation = names_equation(node) and not is_private(part.name)
@@ -133,8 +131,7 @@ class Folder:
     def cell(self, tree: ast.Module) -> list[Fold]:
         found = [*self.docstring(tree, "the module")]
         if docstring(tree):  # the first cell of a chapter
-            for first, last in runs(tree.body, is_import):
-                found += self.fold(first, last, "the other imports")
+            found += self.runs(tree.body, is_import, 1, "the other imports")
         for node in tree.body:
             if isinstance(node, ast.ClassDef):
                 found += self.class_(node)
