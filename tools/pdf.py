@@ -35,7 +35,9 @@ BOOK = """<!DOCTYPE html>
 
 
 def soup(page: str) -> BeautifulSoup:
-    return BeautifulSoup((SITE / f"{page}.html").read_text(encoding="utf-8"), "html.parser")
+    text = (SITE / f"{page}.html").read_text(encoding="utf-8")
+    # The summary of a fold in code is code too: its blanks count.
+    return BeautifulSoup(text, "html.parser", preserve_whitespace_tags={"pre", "summary"})
 
 
 def article(page: str) -> Tag:
