@@ -237,8 +237,8 @@ class Prediction:
     before: "Prediction | None" = None
 
 
-# From a prediction at t to the time s: the mean of x_s, and the standard deviation of the
-# noise to add (None: no noise).
+# From what is predicted at t to the time s: the mean of x_s, and the standard
+# deviation of the noise to add (None: no noise).
 Rule = Callable[[Prediction, int, Schedule], tuple[Tensor, Tensor | None]]
 
 
@@ -281,6 +281,10 @@ class Step:
     x_0_hat: Tensor
 
 
+# %% [markdown]
+# The loop, with the lines of Algorithm 2 at its lines:
+
+# %%
 def sample_steps(
     model: Model,
     shape: Sequence[int],
@@ -293,10 +297,11 @@ def sample_steps(
     generator: Randomness = None,
     dtype: torch.dtype | None = None,
 ) -> Iterator[Step]:
-    """Run Algorithm 2, or another sampler, one step at a time, on the schedule's device.
+    """Run a sampler, Algorithm 2 by default, one step at a time.
 
-    An `nn.Module` runs in eval mode; any other callable runs as it is. Neither gets
-    gradients. Between two steps the model and the gradient mode are as you left them.
+    It runs on the schedule's device. An `nn.Module` runs in eval mode; any other
+    callable runs as it is. Neither gets gradients. Between two steps the model and the
+    gradient mode are as you left them.
 
     Args:
         model: the network or any callable, noise = model(x_t, t), with t (B,) int64 in
@@ -324,14 +329,13 @@ def sample_steps(
             another device than the schedule, its answer has another shape than x, or the
             generators are not as many as the pictures.
 
-    Paper: Algorithm 2.
+    Equation: eq-sampling-step. Paper: Algorithm 2.
     """
     device, rule = check.device(model, schedule), rule or ancestral()
     timesteps = range(schedule.T, -1, -1) if timesteps is None else timesteps
     visited = check.times("timesteps", timesteps, schedule)
     dtype = dtype if x_T is None else check.start(x_T, shape).dtype
     normal = noise_for(shape, device, generator, dtype)
-
     tables = Schedule(schedule.beta[1:])  # on the CPU, whose numbers cost no waiting
 
     def predict(x: Tensor, t: int, asked: int | None = None) -> Prediction:
