@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 # Each public name, once. Type checkers and editors read this block; `_homes` reads it too.
 if TYPE_CHECKING:
+    from ddpm_nb._inception import inception as inception
     from ddpm_nb._noise import CounterNoise as CounterNoise
     from ddpm_nb.algorithms import (
         Prediction as Prediction,
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
         denoise as denoise,
         discretized_log_prob as discretized_log_prob,
         frechet_distance as frechet_distance,
-        inception as inception,
         inception_score as inception_score,
         interpolate as interpolate,
         progressive as progressive,

@@ -110,6 +110,18 @@ def images(name: str, x: Tensor) -> Tensor:
     return x
 
 
+def on_levels(name: str, x: Tensor, levels: int) -> Tensor:
+    """Return pictures whose numbers are some of `levels` levels from -1 to 1."""
+    number = (x.float() + 1) / 2 * (whole("levels", levels, 2) - 1)
+    off = (number - number.round()).abs().max()
+    if not (off < 1e-3 and number.min() > -0.5 and number.max() < levels - 0.5):
+        raise ValueError(
+            f"{name}: expected pictures on {levels} levels from -1 to 1, got values from {float(x.min()):g} to "
+            f'{float(x.max()):g}, up to {float(off):.2g} of a level off; other data need decoder="continuous"'
+        )
+    return x
+
+
 def scale(name: str, x: Tensor) -> None:
     """Warn if pictures (B, C, H, W) do not look as if they lay around 0 in [-1, 1]."""
     if x.dim() != 4:  # points of the plane may lie anywhere
@@ -356,3 +368,83 @@ def device(model: Any, schedule: Tables) -> torch.device:
             "use schedule.to(...)"
         )
     return schedule.beta.device
+
+
+def evaluation(
+    model: Any,
+    x_0: Tensor,
+    schedule: Tables,
+    batch_size: int,
+    variance: str,
+    decoder: str,
+    levels: int,
+) -> int:
+    """Return the batch size, if the bound can be evaluated for these pictures with these choices."""
+    if images("x_0", x_0).dim() < 2 or len(x_0) == 0:
+        raise ValueError(f"x_0: expected shape (B, ...), got {tuple(x_0.shape)}")
+    if x_0.device != device(model, schedule):
+        raise ValueError(
+            f"x_0: expected pictures on {schedule.beta.device}, where the schedule is, got {x_0.device}"
+        )
+    size = whole("batch_size", batch_size, 1)
+    one_of("variance", variance, ("large", "small"))
+    if one_of("decoder", decoder, ("exact", "tanh", "continuous")) != "continuous":
+        for part in x_0.split(size):
+            on_levels("x_0", part, levels)
+    return size
+
+
+def first_step(name: str, schedule: Tables) -> str:
+    """Return the name of a variance of the last step back that the schedule has."""
+    if (
+        one_of("first_step", name, ("original", "beta")) == "original"
+        and schedule.T == 1
+    ):
+        raise ValueError('first_step: expected "beta" for T = 1, got "original"')
+    return name
+
+
+def several(name: str, x: Tensor) -> int:
+    """Return how many pictures there are, if their scatter can be measured."""
+    if len(x) < 2:
+        raise ValueError(f"{name}: expected at least 2 pictures, got {len(x)}")
+    return len(x)
+
+
+def clouds(**features: Tensor) -> None:
+    """Refuse sets of features that cannot be compared."""
+    width = next(iter(features.values())).shape[-1]
+    for name, value in features.items():
+        if value.dim() != 2 or len(value) < 2 or value.shape[1] != width:
+            raise ValueError(
+                f"{name}: expected shape (at least 2, {width}), got {tuple(value.shape)}"
+            )
+        if not value.isfinite().all():
+            raise ValueError(f"{name}: expected finite numbers")
+
+
+def described(features: Tensor, batch: Tensor) -> Tensor:
+    """Return the features of a batch, one row a picture."""
+    if features.dim() != 2 or len(features) != len(batch):
+        raise ValueError(
+            f"features: expected shape ({len(batch)}, D), got {tuple(features.shape)}"
+        )
+    return features
+
+
+def enough(have: int, n: int) -> None:
+    """Refuse batches that ended before n pictures had come."""
+    if have < n:
+        raise ValueError(
+            f"batches: expected {n} pictures, got {have}; a distance of fewer is larger: pass n={have} if that is what "
+            "you want, and say so"
+        )
+
+
+def probabilities(p: Tensor) -> Tensor:
+    """Return rows of probabilities."""
+    if p.dim() != 2 or not (p >= 0).all() or not ((p.sum(1) - 1).abs() < 1e-4).all():
+        raise ValueError(
+            f"probabilities: expected rows of numbers >= 0 that sum to 1, got shape {tuple(p.shape)}"
+        )
+    return p

@@ -614,14 +614,15 @@ def digits_config() -> TrainConfig:
 # To measure your own run the same way, these lines need a GPU, `pip install ".[eval]"` in a clone, and some hours for the 50,000 samples. (They have not been run for this page.) The bits come from the command line: `ddpm-nb evaluate --data cifar10 --network runs/cifar10`.
 #
 # ```python
+# from ddpm_nb import inception
 # from ddpm_nb.algorithms import sample
-# from ddpm_nb.evaluation import collect_features, frechet_distance, inception
+# from ddpm_nb.evaluation import collect_features, frechet_distance
 # from ddpm_nb.training import to_float, load_network
 #
 # network, schedule, _ = load_network("runs/cifar10/network.safetensors")
 # network, schedule = network.to("cuda"), schedule.to("cuda")
 # describe = inception(device="cuda")
-# real = collect_features(describe, map(to_float, load_cifar10().pictures.split(256)))
+# real = collect_features(describe, map(to_float, load_cifar10().images.split(256)))
 # shape = (256, 3, 32, 32)
 # samples = (sample(network, shape, schedule, clip=True) for _ in range(196))
 # print(frechet_distance(collect_features(describe, samples), real))
