@@ -7,14 +7,15 @@ diffusers' own default.
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from ddpm_nb.forward import Schedule, check_t, per_image
+from ddpm_nb import _checks as check
+from ddpm_nb.forward import Schedule, per_image
 from ddpm_nb.loss import v_to_noise
 
 CONFIG_FILE = "config.json"
@@ -325,6 +326,16 @@ def load(unet: nn.Module, path: Path) -> None:
     unet.load_state_dict({mine: came[theirs] for theirs, mine in ours.items()})
 
 
+def load_unet(build: Callable[..., Any], source: str | Path) -> Any:
+    """Return the network of a folder, or of a name on the hub, in `eval` mode; `build` is `UNet`."""
+    config_file, weights_file = find_network(source)
+    config = read_json(config_file)
+    unet = build(**arguments(config))
+    load(unet, weights_file)
+    unet.provenance = provenance(str(source), config)
+    return unet.eval()
+
+
 def provenance(source: str, config: dict[str, Any]) -> str:
     """Say where weights come from, and whether they are an average, if that is known."""
     name = source if source in KNOWN_WEIGHTS else str(config.get("_name_or_path", ""))
@@ -507,6 +518,6 @@ class AsNoise(nn.Module):
         answer: Tensor = self.network(x_t, t)
         if self.prediction == "v":
             return v_to_noise(x_t, t, answer, self.schedule)
-        kept = self.schedule.alpha_bar[check_t(t, self.schedule)]
+        kept = self.schedule.alpha_bar[check.t(t, self.schedule)]
         signal = per_image(kept.sqrt(), answer) * answer
         return (x_t - signal) / per_image((1 - kept).sqrt(), x_t)

@@ -29,9 +29,10 @@ Shapes: B pictures, C channels, H x W pixels. Layer by layer as in the authors' 
 """
 
 import math
-import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self
 
 import torch
@@ -39,7 +40,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ddpm_nb import _diffusers
+from ddpm_nb import _checks as check, _diffusers
+from ddpm_nb._layers import Dropout, Layer, Norm, fused_attention
 
 
 # %% [markdown]
@@ -63,7 +65,7 @@ from ddpm_nb import _diffusers
 # \operatorname{emb}(t) = \bigl(\sin \omega_0 t', \dots, \sin \omega_{h-1} t',\ \cos \omega_0 t', \dots, \cos \omega_{h-1} t'\bigr), \qquad \omega_i = 10000^{-i/(h-1)}, \quad h = d/2 .
 # $$ (def-time-embedding)
 #
-# Why not fewer numbers? One wave alone is ambiguous: it comes back to the same value after each period. One slow wave alone hardly changes from $t$ to $t+1$. Together they are like hours, minutes and seconds. The vector, of length $d = 128$ in the large network, then goes through two linear layers with a bend between them (128 → 512 → 512). This is done once, and every block gets the result.
+# Why not fewer numbers? One wave alone is ambiguous: it comes back to the same value after each period. One slow wave alone hardly changes from $t$ to $t+1$. Together they are like hours, minutes and seconds. The vector, of length $d = 128$ in the large network, then goes through two linear layers with an activation between them (128 → 512 → 512). This is done once, and every block gets the result.
 #
 # This is the only formula in the book whose time begins at 0. The published weights were trained so, and a network that reads them must do the same.
 
@@ -83,9 +85,7 @@ def time_embedding(t: Tensor, channels: int) -> Tensor:
 
     Equation: def-time-embedding.
     """
-    if channels % 2 or channels < 4:
-        raise ValueError(f"channels: expected an even number >= 4, got {channels}")
-    half = channels // 2
+    half = check.even("channels", channels, 4) // 2
     index = torch.arange(half, dtype=torch.float32, device=t.device)
     frequency = torch.exp(-math.log(10_000) * index / (half - 1))
     angle = (t - 1).to(torch.float32)[:, None] * frequency
@@ -99,13 +99,8 @@ def time_embedding(t: Tensor, channels: int) -> Tensor:
 #
 # fig.use_style()
 # figure, ax = plt.subplots(figsize=(5.2, 2.2))
-# ax.imshow(
-#     time_embedding(torch.arange(1, 1001), 64).T,
-#     aspect="auto",
-#     vmin=-1,
-#     vmax=1,
-#     extent=(1, 1000, 64, 0),
-# )
+# vectors = time_embedding(torch.arange(1, 1001), 64)
+# ax.imshow(vectors.T, aspect="auto", vmin=-1, vmax=1, extent=(1, 1000, 64, 0))
 # ax.set(xlabel="t", ylabel="entry of the vector")
 # ax.text(1010, 16, "sines", va="center")
 # ax.text(1010, 48, "cosines", va="center")
@@ -114,7 +109,7 @@ def time_embedding(t: Tensor, channels: int) -> Tensor:
 # %% [markdown]
 # ## How weights begin
 #
-# All weights start Xavier-uniform (drawn evenly from an interval chosen so that a layer neither blows up nor shrinks what passes through), all biases at 0. Three kinds of layers start *almost at zero*, with a gain of $10^{-5}$: the second convolution of each residual block, the last layer of each attention block, and the last convolution of all. So in the beginning each block passes on its input, or a 1×1 convolution of it where the number of channels changes, with next to nothing added; and the network answers "no noise". Training starts from there quietly.
+# All weights start Xavier-uniform: drawn evenly from an interval, chosen so that a layer neither amplifies nor shrinks what passes through. All biases start at 0. Three kinds of layers start *almost at zero*, with a gain of $10^{-5}$: the second convolution of each residual block, the last layer of each attention block, and the last convolution of the network. So at first each block passes on its input, or a 1×1 convolution of it where the number of channels changes, with next to nothing added; and the network predicts almost no noise.
 #
 # Why not exactly zero? A last layer of zeros would let no gradient through to what lies before it, and only that layer would move at the first step. A tiny one lets a tiny gradient through. At the first step that moves the head most, and what lies behind one tiny layer too. Behind two of them the gradient is smaller than the $10^{-8}$ that Adam adds to its divisor, and these weights hardly move. A few steps later the head and the second convolutions have grown, and all layers learn.
 
@@ -123,89 +118,26 @@ def time_embedding(t: Tensor, channels: int) -> Tensor:
 ALMOST_ZERO = 1e-5
 
 
-def _start(layer: nn.Conv2d | nn.Linear, gain: float) -> None:
+def xavier(layer: Layer, gain: float = 1.0) -> Layer:
+    """Return the layer with Xavier-uniform weights, times `gain`, and biases 0."""
     nn.init.xavier_uniform_(layer.weight, gain=gain)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
-
-
-def _linear(in_channels: int, out_channels: int, gain: float = 1.0) -> nn.Linear:
-    layer = nn.Linear(in_channels, out_channels)
-    _start(layer, gain)
-    return layer
-
-
-def _conv(
-    in_channels: int,
-    out_channels: int,
-    size: int = 3,
-    stride: int = 1,
-    gain: float = 1.0,
-) -> nn.Conv2d:
-    """Return a convolution that keeps the size; with a stride, `Downsample` pads."""
-    padding = size // 2 if stride == 1 else 0
-    layer = nn.Conv2d(in_channels, out_channels, size, stride, padding)
-    _start(layer, gain)
     return layer
 
 
 # %% [markdown]
-# ## Two small parts
+# ## Normalisation and dropout
 #
-# **Normalise.** GroupNorm cuts the $C$ channels of a picture into groups of neighbours. Of all numbers in one group, over all its channels and pixels, it takes the mean and the variance, and shifts and scales the group to mean 0 and variance 1. Then each channel gets a learned factor and offset. No other picture of the batch has a say, so a picture is answered in the same way alone and in company. The small number $10^{-6}$ is added to the variance, so that a group of equal numbers does not divide by zero. It belongs to the published weights.
+# **GroupNorm** divides the $C$ channels of a picture into groups of neighbours. Of all numbers in one group, over all its channels and pixels, it takes the mean and the variance, and shifts and scales the group to mean 0 and variance 1. Then each channel gets a learned factor and offset. No other picture of the batch has a say, so a picture is answered in the same way alone and in company. The small number $10^{-6}$ is added to the variance, so that a group of equal numbers does not divide by zero. It belongs to the published weights.
 #
-# **Drop.** In training, dropout sets each number to 0 with a small probability $p$ and multiplies the others by $1/(1-p)$, so that the mean stays as it was. The network cannot lean on any single number. In sampling nothing is dropped.
+# **Dropout** acts in training only. It sets each number to 0 with a small probability $p$ and multiplies the others by $1/(1-p)$, so that the mean stays as it was. The network cannot rely on any single number.
 #
-# Both are written here in a few lines more than torch would need, for speed on a CPU; the section on speed below shows what it brings. Sums over many numbers in half precision are inexact, and torch's CPU kernels for them are slow, so the normalisation computes in float32. And torch draws each decision of the dropout as a random number of its own, one after the other. 64 random bits hold four decisions: 16 bits are a number from 0 to 65,535, and a number below $65{,}536\,p$ says "drop". (So $p$ is rounded to a multiple of $1/65{,}536$; the factor takes the rounded one, and the mean is exact.)
-
-# %%
-class Norm(nn.GroupNorm):
-    """GroupNorm with the authors' eps, computed in float32 or better.
-
-    Args:
-        channels: channels of input and output.
-        num_groups: how many groups; must divide `channels`.
-    """
-
-    def __init__(self, channels: int, num_groups: int) -> None:
-        super().__init__(num_groups, channels, eps=1e-6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x (B, channels, H, W) to the same shape and type."""
-        if x.dtype not in (torch.bfloat16, torch.float16):
-            return super().forward(x)
-        weight, bias = self.weight.float(), self.bias.float()
-        y = F.group_norm(x.float(), self.num_groups, weight, bias, self.eps)
-        return y.to(x.dtype)
-
-
-class Dropout(nn.Dropout):
-    """Dropout of pictures that is quick on a CPU: four decisions from 64 random bits.
-
-    On a CPU the share `p` is rounded to a multiple of 1 / 65536. The generator is
-    torch's own, so `torch.manual_seed` settles what is dropped.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to the same shape; in `eval` mode return x itself."""
-        drop = round(self.p * 2**16)
-        if not self.training or drop == 0:
-            return x
-        if x.device.type != "cpu" or drop == 2**16 or torch.compiler.is_compiling():
-            return F.dropout(x, self.p)
-        bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(
-            -(2**63), None
-        )
-        keep = bits.view(torch.int16)[: x.numel()] >= drop - 2**15  # from -2**15 on
-        batch, _, height, _ = x.shape
-        keep = rearrange(keep, "(b h w c) -> b c h w", b=batch, h=height, c=x.shape[1])
-        return x * keep * (2**16 / (2**16 - drop))
-
-
-# %% [markdown]
+# `Norm` and `Dropout` are torch's layers, made faster on a CPU; the section on speed below shows by how much. They stand in `ddpm_nb/_layers.py`.
+#
 # ## The residual block
 #
-# The workhorse. Twice: normalise, bend, convolve 3×3. *Normalise*: GroupNorm shifts and scales each group of channels of a picture to mean 0 and variance 1, and then gives each channel a learned factor and offset. *Bend*: SiLU is $x/(1+e^{-x})$, a smooth version of "keep what is positive". (Before the second convolution, dropout sets a random share of the numbers to 0 in training.) Between the two convolutions the time comes in, as one number added to each channel. The input is added to the result, so the block only has to learn a *correction*.
+# The workhorse: two rounds of normalisation, activation and 3×3 convolution. The *activation* SiLU is $x/(1+e^{-x})$, a smooth version of "keep what is positive". Between the two convolutions the time comes in, as one number added to each channel. Dropout acts before the second convolution. The input is added to the result, so the block only has to learn a *correction*.
 #
 # Shapes, for a block that makes 256 channels of 128 at 16×16: $x$ is (B, 128, 16, 16); after the first convolution (B, 256, 16, 16). The time comes as (B, 512), and a linear layer makes (B, 256) of it, one number a channel, the same at all pixels. The second convolution keeps (B, 256, 16, 16). The input has 128 channels and cannot be added to 256, so a 1×1 convolution, the *shortcut*, brings it to 256. Where the numbers are equal there is no shortcut layer, and the input is added as it is.
 
@@ -231,34 +163,33 @@ class ResidualBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.norm_1 = Norm(in_channels, num_groups)
-        self.conv_1 = _conv(in_channels, out_channels)
-        self.time = _linear(time_channels, out_channels)
+        self.conv_1 = xavier(nn.Conv2d(in_channels, out_channels, 3, padding=1))
+        self.time = xavier(nn.Linear(time_channels, out_channels))
         self.norm_2 = Norm(out_channels, num_groups)
         self.dropout = Dropout(dropout)
-        self.conv_2 = _conv(out_channels, out_channels, gain=ALMOST_ZERO)
+        conv_2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv_2 = xavier(conv_2, gain=ALMOST_ZERO)
         self.shortcut = (
             nn.Identity()
             if in_channels == out_channels
-            else _conv(in_channels, out_channels, size=1)
+            else xavier(nn.Conv2d(in_channels, out_channels, 1))
         )
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """Map x (B, in_channels, H, W) to (B, out_channels, H, W).
 
-        The time is (B, time_channels), bent by SiLU.
+        The time is (B, time_channels), after its activation.
         """
         h = self.conv_1(F.silu(self.norm_1(x)))
         h = h + rearrange(self.time(time), "b c -> b c 1 1")
         h = self.conv_2(self.dropout(F.silu(self.norm_2(h))))
-        # The convolution's result first: the sum then takes over its layout in memory.
-        y: Tensor = h + self.shortcut(x)
-        return y
+        return h + self.shortcut(x)
 
 
 # %% [markdown]
 # ## Attention
 #
-# A 3×3 convolution sees only a pixel's direct neighbours. Attention lets every pixel look at all pixels at once. After a normalisation, each pixel $i$ asks a question $q_i$, offers a key $k_i$ and carries a value $v_i$, each a vector of $C$ numbers ($C$ is the number of channels), made by a linear layer. It then collects the values, weighted by how well the keys answer its question. (Dividing by $\sqrt C$ keeps the products at order one, however many channels there are.)
+# A 3×3 convolution sees only a pixel's direct neighbours. Attention lets every pixel look at all pixels at once. After a normalisation, each pixel $i$ asks with a query $q_i$, offers a key $k_i$ and carries a value $v_i$, each a vector of $C$ numbers ($C$ is the number of channels), made by a linear layer. It then collects the values, weighted by how well the keys answer its query. (Dividing by $\sqrt C$ keeps the products at order one, however many channels there are.)
 #
 # $$
 # \operatorname{att}(q,k,v)_i = \sum_{j} a_{ij}\,v_j, \qquad a_{ij} = \frac{\exp(q_i\cdot k_j/\sqrt{C})}{\sum_{j'}\exp(q_i\cdot k_{j'}/\sqrt{C})} .
@@ -266,15 +197,9 @@ class ResidualBlock(nn.Module):
 #
 # For each pixel $i$ the weights over all $j$ add up to 1.
 #
-# Shapes at 16×16 with 256 channels: $N = 16\cdot16 = 256$ pixels, so $q$, $k$, $v$ are (B, 256, 256), pixels by channels, and so is the table of weights $a$, pixels by pixels. The table has $N^2$ entries: at 32×32 it would be 16 times as large. That is why the paper puts attention at 16×16, and in the middle, where there are only 16 pixels. There is *one head*: one set of weights serves all channels. (Many networks cut the channels into heads that look at different places; the weights have the same shapes, and published weights do not say which was meant.)
+# Shapes at 16×16 with 256 channels: $N = 16\cdot16 = 256$ pixels, so $q$, $k$, $v$ are (B, 256, 256), pixels by channels, and so is the table of weights $a$, pixels by pixels. The table has $N^2$ entries: at 32×32 it would be 16 times as large. That is why the paper puts attention at 16×16, and in the middle, where there are only 16 pixels. There is *one head*: one set of weights serves all channels. (Many networks divide the channels into heads that look at different places; the weights have the same shapes, and published weights do not say which was meant.)
 
 # %%
-def _fused(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Return what `attend` does, from one kernel, without the N x N matrix."""
-    query, key, value = query[:, None], key[:, None], value[:, None]  # one head
-    return F.scaled_dot_product_attention(query, key, value)[:, 0]
-
-
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Collect the values, weighted by how well each key answers the query.
 
@@ -284,12 +209,12 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         value: (B, N, C).
 
     Returns:
-        (B, N, C).
+        (B, N, C). On a GPU one kernel computes it, without the N x N table.
 
     Equation: def-attention.
     """
     if query.is_cuda:
-        return _fused(query, key, value)
+        return fused_attention(query, key, value)
     score = query @ rearrange(key, "b n c -> b c n") * query.shape[-1] ** -0.5
     return torch.softmax(score, dim=-1) @ value
 
@@ -307,18 +232,15 @@ class Attention(nn.Module):
     def __init__(self, channels: int, num_groups: int) -> None:
         super().__init__()
         self.norm = Norm(channels, num_groups)
-        self.query, self.key, self.value = (
-            _linear(channels, channels) for _ in range(3)
-        )
-        self.out = _linear(channels, channels, gain=ALMOST_ZERO)
+        self.query = xavier(nn.Linear(channels, channels))
+        self.key = xavier(nn.Linear(channels, channels))
+        self.value = xavier(nn.Linear(channels, channels))
+        self.out = xavier(nn.Linear(channels, channels), gain=ALMOST_ZERO)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to the same shape."""
         pixels = rearrange(self.norm(x), "b c h w -> b (h w) c")
-        layers = (self.query, self.key, self.value)  # three layers, one product
-        weight = torch.cat([layer.weight for layer in layers])
-        bias = torch.cat([layer.bias for layer in layers])
-        seen = attend(*F.linear(pixels, weight, bias).chunk(3, dim=-1))
+        seen = attend(self.query(pixels), self.key(pixels), self.value(pixels))
         return x + rearrange(self.out(seen), "b (h w) c -> b c h w", h=x.shape[2])
 
 
@@ -335,12 +257,11 @@ class Downsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = _conv(channels, channels, stride=2)
+        self.conv = xavier(nn.Conv2d(channels, channels, 3, stride=2))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C, H / 2, W / 2)."""
-        halved: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))
-        return halved
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
 class Upsample(nn.Module):
@@ -348,22 +269,17 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = _conv(channels, channels)
+        self.conv = xavier(nn.Conv2d(channels, channels, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C, 2 H, 2 W)."""
-        doubled: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-        return doubled
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
 # %% [markdown]
 # ## All together
 #
-# A **block** is a residual block, followed by attention where the level has it. A **level** is a few blocks and the change of size that leads to the next level.
-#
-# Every result on the way down is put aside: the stem's, each block's, each halved picture's. On the way up each block takes the latest of them back, glued on as extra channels. What was put aside last is used first, so sizes always fit. The way up has one block more a level than the way down, and so the numbers come out even. The order of the gluing, first what comes from below and then what was put aside, belongs to the published weights too.
-#
-# Why skips at all? The middle has 4×4 pixels. Where exactly an edge lies, and which grain is noise, cannot be kept there. The skips carry it past.
+# A **block** is a residual block, followed by attention where the level has it.
 
 # %%
 class Block(nn.Module):
@@ -373,10 +289,10 @@ class Block(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
+        attention: bool,
         time_channels: int,
         dropout: float,
         num_groups: int,
-        attention: bool,
     ) -> None:
         super().__init__()
         self.residual = ResidualBlock(
@@ -387,54 +303,72 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """Map x (B, in_channels, H, W) to (B, out_channels, H, W).
-
-        The time is (B, time_channels).
-        """
-        h: Tensor = self.attention(self.residual(x, time))
-        return h
+        """Map x and the time as `ResidualBlock` does."""
+        return self.attention(self.residual(x, time))
 
 
-class DownLevel(nn.Module):
-    """The blocks of one size on the way down, then the halving (none at the last)."""
+# %% [markdown]
+# A **level** is a few blocks of one size and the change of size that leads to the next level. The levels make the U.
+#
+# Every result on the way down is put aside: the stem's, each block's, each halved picture's. On the way up each block takes the latest of them back, concatenated as extra channels. What was put aside last is used first, so sizes always fit. The way up has one block more a level than the way down, and so the numbers come out even. The order of concatenation, first what comes from below and then what was put aside, belongs to the published weights too.
+#
+# Why skips at all? The middle has 4×4 pixels. Where exactly an edge lies, and which grain is noise, cannot be kept there. The skips carry it past.
+#
+# The function builds the U by walking through it, with numbers of channels in the place of pictures. The network's `forward` below takes the same walk.
 
-    def __init__(self, blocks: Sequence[Block], resize: Downsample | None) -> None:
+# %%
+class Level(nn.Module):
+    """The blocks of one size, and the change of size behind them, if there is one."""
+
+    def __init__(self, blocks: Iterable[Block], resize: nn.Module | None) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.resize = resize
 
-    def forward(self, h: Tensor, time: Tensor) -> list[Tensor]:
-        """Return every result in order: each block's, and the halved picture."""
-        results = []
-        for block in self.blocks:
-            h = block(h, time)
-            results.append(h)
-        if self.resize is not None:
-            results.append(self.resize(h))
-        return results
+
+def build_u(
+    block: Callable[[int, int, bool], Block],
+    channels: int,
+    levels: Sequence[tuple[int, bool]],
+    num_res_blocks: int,
+) -> tuple[nn.ModuleList, nn.ModuleList, nn.ModuleList]:
+    """Return the way down, the middle and the way up.
+
+    Args:
+        block: makes a block, from its channels in and out and whether it has attention.
+        channels: channels of what the stem gives.
+        levels: from full size down, the channels of each level and whether its blocks
+            have attention.
+        num_res_blocks: blocks a level on the way down.
+    """
+    down, up = nn.ModuleList(), nn.ModuleList()
+    h, skips = channels, [channels]
+    for i, (width, attends) in enumerate(levels, 1):
+        blocks = []
+        for _ in range(num_res_blocks):
+            blocks.append(block(h, width, attends))
+            h = width
+            skips.append(h)
+        resize = Downsample(h) if i < len(levels) else None
+        down.append(Level(blocks, resize))
+        if resize is not None:
+            skips.append(h)
+
+    middle = nn.ModuleList([block(h, h, True), block(h, h, False)])
+
+    for width, attends in reversed(levels):
+        blocks = []
+        for _ in range(num_res_blocks + 1):
+            blocks.append(block(h + skips.pop(), width, attends))
+            h = width
+        up.append(Level(blocks, Upsample(h) if skips else None))
+    return down, middle, up
 
 
-class UpLevel(nn.Module):
-    """The blocks of one size on the way up, then the doubling (none at full size)."""
+# %% [markdown]
+# The network is the U between a first and a last convolution, and the two layers that the time goes through.
 
-    def __init__(self, blocks: Sequence[Block], resize: Upsample | None) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(blocks)
-        self.resize = resize
-
-    def forward(self, h: Tensor, skips: list[Tensor], time: Tensor) -> Tensor:
-        """Map h to the next level's input; each block takes the last of `skips`."""
-        for block in self.blocks:
-            h = block(torch.cat([h, skips.pop()], dim=1), time)
-        return h if self.resize is None else self.resize(h)
-
-
-def _positive(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
-        raise ValueError(f"{name}: expected positive integers, got {value!r}")
-    return operator.index(value)  # numpy's integers are welcome
-
-
+# %%
 class UNet(nn.Module):
     """The noise predictor of the DDPM paper: noise = unet(x_t, t).
 
@@ -459,6 +393,9 @@ class UNet(nn.Module):
     Paper: section 4 and appendix B.
     """
 
+    down: Any  # `ModuleList` does not say that it holds `Level`s
+    up: Any
+
     def __init__(
         self,
         *,
@@ -471,133 +408,79 @@ class UNet(nn.Module):
         norm_num_groups: int = 32,
     ) -> None:
         super().__init__()
-        if len(channel_mult) == 0 or len(channel_mult) != len(attention_levels):
-            raise ValueError(
-                "channel_mult, attention_levels: expected one entry a level in both, got "
-                f"{tuple(channel_mult)} and {tuple(attention_levels)}"
-            )
-        channel_mult = tuple(_positive("channel_mult", m) for m in channel_mult)
-        in_channels = _positive("in_channels", in_channels)
-        num_res_blocks, norm_num_groups = (
-            _positive("num_res_blocks", num_res_blocks),
-            _positive("norm_num_groups", norm_num_groups),
+        self.config: dict[str, Any] = check.unet_sizes(
+            in_channels=in_channels,
+            channels=channels,
+            channel_mult=channel_mult,
+            num_res_blocks=num_res_blocks,
+            attention_levels=attention_levels,
+            dropout=dropout,
+            norm_num_groups=norm_num_groups,
         )
-        channels = _positive("channels", channels)
-        if channels % norm_num_groups or channels % 2 or channels < 4:
-            raise ValueError(
-                f"channels: expected an even multiple of norm_num_groups = {norm_num_groups}, at least 4, "
-                f"got {channels}"
-            )
-        self.config: dict[str, Any] = {
-            "in_channels": in_channels,
-            "channels": channels,
-            "channel_mult": channel_mult,
-            "num_res_blocks": num_res_blocks,
-            "attention_levels": tuple(bool(attends) for attends in attention_levels),
-            "dropout": float(dropout),
-            "norm_num_groups": norm_num_groups,
-        }
+        size = SimpleNamespace(**self.config)
+        self.in_channels, self.channels = size.in_channels, size.channels
         self.provenance = "new"
-        self.channels, self.in_channels = channels, in_channels
-        self.smallest_step = 2 ** (len(channel_mult) - 1)
-        time_channels = 4 * channels
-
-        def block(in_channels: int, out_channels: int, attention: bool) -> Block:
-            return Block(
-                in_channels,
-                out_channels,
-                time_channels,
-                dropout,
-                norm_num_groups,
-                attention,
-            )
+        time_channels = 4 * size.channels
+        widths = [m * size.channels for m in size.channel_mult]
 
         self.time = nn.Sequential(
-            _linear(channels, time_channels),
+            xavier(nn.Linear(size.channels, time_channels)),
             nn.SiLU(),
-            _linear(time_channels, time_channels),
+            xavier(nn.Linear(time_channels, time_channels)),
         )
-        self.stem = _conv(in_channels, channels)
-
-        levels = list(
-            zip((m * channels for m in channel_mult), attention_levels, strict=True)
+        self.stem = xavier(nn.Conv2d(size.in_channels, size.channels, 3, padding=1))
+        self.down, self.middle, self.up = build_u(
+            partial(
+                Block,
+                time_channels=time_channels,
+                dropout=size.dropout,
+                num_groups=size.norm_num_groups,
+            ),
+            size.channels,
+            list(zip(widths, size.attention_levels)),
+            size.num_res_blocks,
         )
-        width, skips = (
-            channels,
-            [channels],
-        )  # what comes in, and what has been put aside
-        self.down = nn.ModuleList()
-        for i, (level_width, attends) in enumerate(levels):
-            row = []
-            for _ in range(num_res_blocks):
-                row.append(block(width, level_width, attends))
-                width = level_width
-                skips.append(width)
-            last = i == len(levels) - 1
-            self.down.append(DownLevel(row, None if last else Downsample(width)))
-            if not last:
-                skips.append(width)
+        self.norm = Norm(widths[0], size.norm_num_groups)
+        head = nn.Conv2d(widths[0], size.in_channels, 3, padding=1)
+        self.head = xavier(head, gain=ALMOST_ZERO)
 
-        self.middle = nn.ModuleList(
-            [block(width, width, True), block(width, width, False)]
-        )
-
-        self.up = nn.ModuleList()
-        for i, (level_width, attends) in reversed(list(enumerate(levels))):
-            row = []
-            for _ in range(num_res_blocks + 1):
-                row.append(block(width + skips.pop(), level_width, attends))
-                width = level_width
-            self.up.append(UpLevel(row, Upsample(width) if i else None))
-
-        self.norm = Norm(width, norm_num_groups)
-        self.head = _conv(width, in_channels, gain=ALMOST_ZERO)
-
-    @classmethod
-    def from_diffusers(cls, source: str | Path) -> Self:
-        """Return a network with weights that diffusers' `UNet2DModel` wrote.
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Predict the noise in x_t.
 
         Args:
-            source: a folder with `config.json` and `diffusion_pytorch_model.safetensors`,
-                or with a folder `unet` that has both; or a name on the Hugging Face hub,
-                such as "google/ddpm-cifar10-32" (needs huggingface_hub).
+            x_t: (B, in_channels, H, W); both sizes divisible by 2 to the number of
+                halvings.
+            t: (B,) int64 times 1 ... T.
 
         Returns:
-            the network in float32 and in `eval` mode. Its `provenance` says whether the
-            weights are an average (EMA), as far as that is known.
+            the predicted noise, in the shape and type of x_t.
 
         Raises:
-            ValueError: if the configuration describes another network, with the key, its
-                value and what is needed; if a weight is missing, too much or of another
-                shape; if a file is damaged.
-            FileNotFoundError: if there is no such folder, name or file. A `.bin` or
-                `.ckpt` file is never read: it is a pickle, which can run any code.
-            ConnectionError: if the hub cannot be reached.
-            ImportError: if a package is missing, with the command that installs it.
+            TypeError: if t is not int64.
+            ValueError: if the channels or the size of x_t do not fit, or t is not one
+                time a picture.
         """
-        config_file, weights_file = _diffusers.find_network(source)
-        config = _diffusers.read_json(config_file)
-        unet = cls(**_diffusers.arguments(config))
-        _diffusers.load(unet, weights_file)
-        unet.provenance = _diffusers.provenance(str(source), config)
-        return unet.eval()
-
-    def save_diffusers(
-        self, folder: str | Path, size: int | tuple[int, int] | None = None
-    ) -> None:
-        """Write the two files that `UNet2DModel.from_pretrained(folder)` reads.
-
-        Args:
-            folder: is made if it is not there.
-            size: height and width of the pictures, for diffusers' pipelines, which ask
-                for it; the network itself works for any that fits.
-
-        Raises:
-            ImportError: if safetensors is missing.
-            ValueError: if something was put around a layer, so that its weights have
-                other names. (`torch.compile` is no harm.)
-        """
-        _diffusers.save(self, self.config, folder, size)
+        x = check.unet_input(x_t, t, self.in_channels, len(self.down))
+        x = x.to(self.stem.weight.dtype)
+        # Each block would apply the same activation: once is enough.
+        time = F.silu(self.time(time_embedding(t, self.channels).to(x.dtype)))
+        h = self.stem(x)
+        skips = [h]
+        for level in self.down:
+            for block in level.blocks:
+                h = block(h, time)
+                skips.append(h)
+            if level.resize is not None:
+                h = level.resize(h)
+                skips.append(h)
+        for block in self.middle:
+            h = block(h, time)
+        for level in self.up:
+            for block in level.blocks:
+                h = block(torch.cat([h, skips.pop()], dim=1), time)
+            if level.resize is not None:
+                h = level.resize(h)
+        return self.head(F.silu(self.norm(h))).to(x_t.dtype)
 
     @classmethod
     def cifar10(cls) -> Self:
@@ -617,58 +500,44 @@ class UNet(nn.Module):
             norm_num_groups=8,
         )
 
-    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """Predict the noise in x_t.
+    @classmethod
+    def from_diffusers(cls, source: str | Path) -> Self:
+        """Return a network with weights that diffusers' `UNet2DModel` wrote.
 
         Args:
-            x_t: (B, in_channels, H, W); both sizes divisible by 2 to the number of
-                halvings.
-            t: (B,) int64 times 1 ... T.
+            source: a folder with `config.json` and `diffusion_pytorch_model.safetensors`,
+                or with a folder `unet` that has both; or a name on the Hugging Face hub,
+                such as "google/ddpm-cifar10-32" (needs huggingface_hub).
 
         Returns:
-            the predicted noise, in the shape of x_t.
+            the network in float32 and in `eval` mode. Its `provenance` says whether the
+            weights are an average (EMA), as far as that is known.
 
         Raises:
-            TypeError: if t is not int64.
-            ValueError: if the channels or the size of x_t do not fit, or t is not one
-                time a picture.
+            ValueError: if the configuration describes another network, or a weight or a
+                file does not fit, with its name.
+            FileNotFoundError: if there is no such folder, name or file. Pickles (`.bin`,
+                `.ckpt`) are never read.
+            ConnectionError: if the hub cannot be reached.
+            ImportError: if a package is missing.
         """
-        self._check(x_t, t)
-        x = x_t.to(self.stem.weight.dtype)
-        # Each block would bend the same vector: once is enough.
-        time = F.silu(self.time(time_embedding(t, self.channels).to(x.dtype)))
-        skips = [self.stem(x)]
-        for level in self.down:
-            skips += level(skips[-1], time)
-        h = skips[-1]
-        for block in self.middle:
-            h = block(h, time)
-        for level in self.up:
-            h = level(h, skips, time)
-        noise: Tensor = self.head(F.silu(self.norm(h)))
-        return noise.to(x_t.dtype)
+        return _diffusers.load_unet(cls, source)
 
-    def _check(self, x_t: Tensor, t: Tensor) -> None:
-        if x_t.dim() != 4 or x_t.shape[1] != self.in_channels:
-            raise ValueError(
-                f"x_t: expected (B, {self.in_channels}, H, W), "
-                f"got shape {tuple(x_t.shape)}"
-            )
-        if x_t.shape[2] % self.smallest_step or x_t.shape[3] % self.smallest_step:
-            step, levels = self.smallest_step, len(self.down)
-            raise ValueError(
-                f"x_t: expected height and width divisible by {step}, got "
-                f"{x_t.shape[2]} x {x_t.shape[3]}: {levels} levels halve a picture "
-                f"{levels - 1} times. Sizes that work: {step}, {2 * step}, {3 * step}, "
-                f"...; or build the network with fewer levels, or pad the pictures"
-            )
-        if t.dtype != torch.int64:
-            raise TypeError(f"t: expected int64, got {t.dtype}")
-        if t.shape != x_t.shape[:1]:
-            raise ValueError(
-                f"t: expected one time a picture, shape ({len(x_t)},), "
-                f"got shape {tuple(t.shape)}"
-            )
+    def save_diffusers(
+        self, folder: str | Path, size: int | tuple[int, int] | None = None
+    ) -> None:
+        """Write the two files that `UNet2DModel.from_pretrained(folder)` reads.
+
+        Args:
+            folder: is made if it is not there.
+            size: height and width of the pictures, which diffusers' pipelines ask for.
+
+        Raises:
+            ImportError: if safetensors is missing.
+            ValueError: if something was put around a layer, so that its weights have
+                other names. (`torch.compile` is no harm.)
+        """
+        _diffusers.save(self, self.config, folder, size)
 
 # %% [markdown]
 # ## Weights from elsewhere
