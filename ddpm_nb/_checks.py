@@ -55,6 +55,13 @@ def positive(name: str, value: SupportsIndex) -> int:
     return operator.index(value)
 
 
+def even(name: str, value: int, low: int) -> int:
+    """Return an even number from `low` on."""
+    if value % 2 or value < low:
+        raise ValueError(f"{name}: expected an even number >= {low}, got {value}")
+    return value
+
+
 def number(
     name: str, value: float, allowed: str, good: Callable[[float], bool]
 ) -> float:
@@ -448,3 +455,57 @@ def probabilities(p: Tensor) -> Tensor:
             f"probabilities: expected rows of numbers >= 0 that sum to 1, got shape {tuple(p.shape)}"
         )
     return p
+
+
+def unet_sizes(
+    *,
+    in_channels: int,
+    channels: int,
+    channel_mult: Sequence[int],
+    num_res_blocks: int,
+    attention_levels: Sequence[bool],
+    dropout: float,
+    norm_num_groups: int,
+) -> dict[str, Any]:
+    """Return a U-Net's sizes, if they fit together, as plain numbers, which JSON can hold."""
+    if len(channel_mult) == 0 or len(channel_mult) != len(attention_levels):
+        raise ValueError(
+            "channel_mult, attention_levels: expected one entry a level in both, got "
+            f"{tuple(channel_mult)} and {tuple(attention_levels)}"
+        )
+    groups = positive("norm_num_groups", norm_num_groups)
+    if even("channels", positive("channels", channels), 4) % groups:
+        raise ValueError(
+            f"channels: expected a multiple of norm_num_groups = {groups}, got {channels}"
+        )
+    return {
+        "in_channels": positive("in_channels", in_channels),
+        "channels": operator.index(channels),
+        "channel_mult": tuple(positive("channel_mult", m) for m in channel_mult),
+        "num_res_blocks": positive("num_res_blocks", num_res_blocks),
+        "attention_levels": tuple(bool(attends) for attends in attention_levels),
+        "dropout": float(dropout),
+        "norm_num_groups": groups,
+    }
+
+
+def unet_input(x_t: Tensor, t: Tensor, in_channels: int, levels: int) -> Tensor:
+    """Return pictures that can be halved between the levels, with one int64 time each."""
+    if x_t.dim() != 4 or x_t.shape[1] != in_channels:
+        raise ValueError(
+            f"x_t: expected (B, {in_channels}, H, W), got shape {tuple(x_t.shape)}"
+        )
+    step = 2 ** (levels - 1)
+    if x_t.shape[2] % step or x_t.shape[3] % step:
+        raise ValueError(
+            f"x_t: expected height and width divisible by {step}, got {x_t.shape[2]} x {x_t.shape[3]}: "
+            f"{levels} levels halve a picture {levels - 1} times. Sizes that work: {step}, {2 * step}, {3 * step}, "
+            "...; or build the network with fewer levels, or pad the pictures"
+        )
+    if t.dtype != torch.int64:
+        raise TypeError(f"t: expected int64, got {t.dtype}")
+    if t.shape != x_t.shape[:1]:
+        raise ValueError(
+            f"t: expected one time a picture, shape ({len(x_t)},), got shape {tuple(t.shape)}"
+        )
+    return x_t
