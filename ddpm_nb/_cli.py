@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, distributed
 
 from ddpm_nb import __version__, _diffusers
+from ddpm_nb._data import load_folder, save_image_grid, to_float
+from ddpm_nb._files import make_folder, write_whole
 from ddpm_nb._noise import CounterNoise
 from ddpm_nb.algorithms import sample
 from ddpm_nb.cifar10 import cifar10_config, digits_config, load_cifar10, load_digits
@@ -22,15 +24,7 @@ from ddpm_nb.evaluation import bits_per_dim
 from ddpm_nb.fewer_steps import Spacing, ddim_sample, strided_sample
 from ddpm_nb.forward import Schedule
 from ddpm_nb.loss import Model
-from ddpm_nb.training import (
-    TrainConfig,
-    fit,
-    load_folder,
-    load_network,
-    save_image_grid,
-    to_float,
-    write_whole,
-)
+from ddpm_nb.training import TrainConfig, fit, load_network
 from ddpm_nb.unet import UNet
 
 TRAIN = """\
@@ -352,12 +346,7 @@ def check_out(given: argparse.Namespace) -> None:
             raise ValueError(
                 f"--out: expected a file that is not the run's own, got {path}"
             )
-    try:
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(
-            error.errno, f"--out: cannot make {given.out.parent} ({error.strerror})"
-        ) from error
+    make_folder("--out", given.out.parent)
 
 
 def tell(message: Warning | str, *where: Any, **more: Any) -> None:

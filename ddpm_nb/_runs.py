@@ -3,11 +3,16 @@
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
 import torch
+
+from ddpm_nb import _files
+from ddpm_nb._files import make_folder
 
 
 def check_launch(accelerator: Any, precision: str) -> None:
@@ -35,6 +40,29 @@ def check_launch(accelerator: Any, precision: str) -> None:
         raise ValueError(
             f"accelerator: expected processes that hold all weights each, got {kind}; launch with --multi_gpu"
         )
+
+
+def check_shares(config: Any, processes: int) -> None:
+    """Refuse a batch that cannot be shared out over processes and their accumulation steps."""
+    shares = processes * config.gradient_accumulation_steps
+    if config.batch_size % shares:
+        raise ValueError(
+            f"batch_size: expected a multiple of {processes} processes x "
+            f"{config.gradient_accumulation_steps} gradient_accumulation_steps, got {config.batch_size}"
+        )
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Keep a folder for one run; the claim ends with the process, however it ends.
+
+    Raises:
+        ValueError: if another run is at work there.
+    """
+    make_folder("folder", folder)
+    taken = f"folder: expected one where no run is at work, got {folder}: another process trains there"
+    with _files.claimed(folder / ".lock", taken):
+        yield
 
 
 def no_accelerator() -> bool:

@@ -30,7 +30,6 @@ checkpoints from which a run goes on as if nothing had happened.
 """
 
 import copy
-import hashlib
 import io
 import json
 import math
@@ -48,11 +47,18 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args, get_origin
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from ddpm_nb import _runs
+from ddpm_nb._data import (
+    fingerprint,
+    grey_levels,
+    save_image_grid,
+    to_float,
+    training_set,
+)
+from ddpm_nb._files import write_whole
 from ddpm_nb._noise import CounterNoise
 from ddpm_nb.algorithms import TrainStep, sample
 from ddpm_nb.forward import Schedule
@@ -579,8 +585,12 @@ class Trainer:
         self.accelerator = Accelerator(mixed_precision="no", cpu=_runs.no_accelerator())
         self.device = self.accelerator.device
         _runs.check_launch(self.accelerator, config.precision)
-        _check_images(images, config, self.accelerator.num_processes)
-        self.fingerprint = _fingerprint(images)
+        processes = self.accelerator.num_processes
+        _runs.check_shares(config, processes)
+        halvings = len(config.channel_mult) - 1
+        self.fingerprint = fingerprint(
+            training_set(images, config.batch_size, halvings)
+        )
         if images.is_floating_point():
             images = images.float()
         self.images = images.to(self.device)
@@ -883,59 +893,6 @@ def _seeded(seed: int, device: torch.device) -> dict[str, Tensor]:
     return state
 
 
-def to_float(images: Tensor) -> Tensor:
-    """Return uint8 pictures as float32 in [-1, 1]; floating-point ones as they are.
-
-    Raises:
-        TypeError: if the pictures are no tensor, or neither uint8 nor floating-point.
-    """
-    _check_type(images)
-    return images / 127.5 - 1 if images.dtype == torch.uint8 else images
-
-
-def _fingerprint(images: Tensor) -> str:
-    content = images.cpu().contiguous().view(torch.uint8).numpy()
-    digest = hashlib.sha256(content.data).hexdigest()
-    return f"{images.dtype} {tuple(images.shape)} {digest}"
-
-
-def _check_type(images: Tensor) -> None:
-    if not isinstance(images, Tensor):
-        raise TypeError(
-            "images: expected a tensor (N, C, H, W), uint8 or floating-point (a "
-            f"folder's: load_folder; numpy's: torch.from_numpy), got {type(images)}"
-        )
-    if images.dtype != torch.uint8 and not images.is_floating_point():
-        raise TypeError(f"images: expected uint8 or floating-point, got {images.dtype}")
-
-
-def _check_images(images: Tensor, config: TrainConfig, processes: int) -> None:
-    _check_type(images)
-    if images.dim() != 4:
-        raise ValueError(
-            f"images: expected (N, C, H, W), got shape {tuple(images.shape)}"
-        )
-    if len(images) < config.batch_size:
-        raise ValueError(
-            f"images: expected at least a batch of {config.batch_size}, "
-            f"got {len(images)}"
-        )
-    if config.batch_size % (processes * config.gradient_accumulation_steps):
-        raise ValueError(
-            f"batch_size: expected a multiple of {processes} processes x "
-            f"{config.gradient_accumulation_steps} pieces, got {config.batch_size}"
-        )
-    # Written so that NaN fails too: every comparison with NaN is false.
-    if images.is_floating_point():
-        outside = ~(images.abs() <= 1).flatten(1).all(dim=1)
-        if outside.any():
-            raise ValueError(
-                "images: expected numbers in [-1, 1], got others in "
-                f"{int(outside.sum())} pictures, the first is number "
-                f"{int(outside.nonzero()[0])}"
-            )
-
-
 # %% [markdown]
 # Does clipping each piece do what it should, and do the pieces add up? A batch of 32 in four pieces must give the gradient of the whole batch, and with `clip="each"` a shorter one. (The runs of this chapter are small, so they stay on the CPU, also where there is a GPU.)
 
@@ -995,33 +952,6 @@ def _check_images(images: Tensor, config: TrainConfig, processes: int) -> None:
 
 # %%
 FORMAT = 1
-
-
-def write_whole(path: Path, content: bytes, before: Path | None = None) -> None:
-    """Write a file so that at any moment either the old or the new one is there, whole.
-
-    With `before`, the old one is kept under that name.
-
-    Raises:
-        OSError: if it cannot be written, a full disk for instance; nothing is left
-            behind and the old file is as it was.
-    """
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # on the disk before the name points to it
-        if before is not None and path.exists():
-            path.replace(before)
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise OSError(
-            error.errno,
-            f"path: cannot write {path} ({error.strerror}); what was there before "
-            "is untouched",
-        ) from error
 
 
 def _before(path: Path) -> Path:
@@ -1314,7 +1244,7 @@ def fit(
     """
     start, trainer = time.monotonic(), Trainer(config, images)
     writes = trainer.accelerator.is_main_process
-    with _claimed(Path(folder)) if writes else nullcontext():
+    with _runs.claimed(Path(folder)) if writes else nullcontext():
         _run(trainer, Path(folder), start, notes or {}, progress)
     return trainer
 
@@ -1342,14 +1272,14 @@ def _run(
             f"checkpoint of step {-least}, others of step {most}"
         )
     log = _Log(folder, config, trainer.steps) if accelerator.is_main_process else None
-    levels = _levels(trainer.images) if log is not None else {}
+    levels = grey_levels(trainer.images) if log is not None else None
 
     def keep(minutes: float) -> None:
         about = {
             "steps": str(trainer.steps),
             "minutes": f"{minutes:.1f}",
             "hardware": _hardware(trainer.device, accelerator.num_processes),
-            **levels,
+            **({"levels": str(levels)} if levels else {}),
             **notes,
         }
         height, width = trainer.images.shape[-2:]
@@ -1420,16 +1350,6 @@ def _run(
         accelerator.wait_for_everyone()  # a process that ends takes others with it
 
 
-def _levels(images: Tensor) -> dict[str, str]:
-    """Return, as a note, how many grey levels the pictures have, where that is plain."""
-    if images.dtype == torch.uint8:
-        return {"levels": "256"}
-    steps = len(images.flatten()[:1_000_000].unique()) - 1
-    places = (images + 1) * steps / 2  # whole numbers, if the levels are even
-    even = 1 <= steps < 256 and bool(((places - places.round()).abs() < 1e-3).all())
-    return {"levels": str(steps + 1)} if even else {}
-
-
 class _Log:
     """What a run writes for its reader, by the one process that writes."""
 
@@ -1494,69 +1414,12 @@ def _hardware(device: torch.device, processes: int) -> str:
     return f"{device.type} ({platform.machine()}), {cores}"
 
 
-@contextmanager
-def _claimed(folder: Path) -> Iterator[None]:
-    """Keep a folder for one run; the claim ends with the process, however it ends.
-
-    Raises:
-        ValueError: if another run is at work there.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        if os.name == "posix":
-            import fcntl
-
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ValueError(
-                    f"folder: expected one where no run is at work, got {folder}: "
-                    "another process trains there"
-                ) from error
-        yield
-
-
 def _step_of(line: str) -> float:
     """Return a log line's step; infinity for one that was cut off."""
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return float("inf")
-
-
-def save_image_grid(path: Path | str, images: Tensor) -> None:
-    """Write pictures as one PNG, side by side in rows, as square as they go.
-
-    Args:
-        path: the file.
-        images: (N, C, H, W) uint8, or floating-point in [-1, 1], grey (C = 1) or
-            colour (C = 3); what lies outside is clipped.
-
-    Raises:
-        OSError: if the file cannot be written; an older one stays as it was.
-        TypeError: if the pictures are no tensor, or neither uint8 nor floating-point.
-        ValueError: if there is no picture, or pictures are neither grey nor colour.
-    """
-    from PIL import Image
-
-    images = to_float(images)
-    if images.dim() != 4 or images.shape[1] not in (1, 3) or not len(images):
-        raise ValueError(
-            "images: expected (N, 1 or 3, H, W) with N >= 1, "
-            f"got shape {tuple(images.shape)}"
-        )
-    columns = math.isqrt(len(images) - 1) + 1
-    rows = -(-len(images) // columns)
-    levels = ((images.float().cpu().clamp(-1, 1) + 1) * 127.5).round().byte()
-    empty = levels.new_zeros(rows * columns - len(levels), *levels.shape[1:])
-    sheet = rearrange(
-        torch.cat([levels, empty]), "(r c) n h w -> (r h) (c w) n", r=rows
-    )
-    image = Image.fromarray(sheet.squeeze(-1).numpy())
-    buffer = io.BytesIO()
-    image.save(buffer, format="png")
-    write_whole(Path(path), buffer.getvalue())
-
 
 # %% [markdown]
 # A run of 20 steps, and the same in two parts: 10 steps; then a new trainer, which goes on to 20. Are the results equal, bit for bit? (This is on a CPU.)
@@ -1590,104 +1453,7 @@ def save_image_grid(path: Path | str, images: Tensor) -> None:
 # %% [markdown]
 # ## Your own pictures
 #
-# A folder of pictures in any usual format (8 bits a channel) and of any size will do. Each is cut to the shape that you ask for, a square if you name one number (`size=32`) and oblong if two (`size=(32, 48)`, height and width), and scaled. The network halves the size three times, so 32 pixels, or any other multiple of 8, fit the paper's network.
-
-# %%
-_PICTURES = {
-    ".avif",
-    ".bmp",
-    ".gif",
-    ".jpeg",
-    ".jpg",
-    ".pgm",
-    ".png",
-    ".ppm",
-    ".tif",
-    ".tiff",
-    ".webp",
-}
-
-
-def _files(folder: Path | str) -> Iterator[Path]:
-    """Yield the files of a folder and of those below it, but for hidden ones."""
-
-    def complain(error: OSError) -> None:
-        raise error  # a folder that may not be read is not passed over
-
-    seen = set()  # links may go round in a circle
-    for place, below, names in os.walk(folder, onerror=complain, followlinks=True):
-        below.sort()  # the same walk on every machine
-        here = os.path.realpath(place)
-        if here in seen:
-            below.clear()
-            continue
-        seen.add(here)
-        yield from (Path(place, name) for name in names if not name.startswith("."))
-
-
-def load_folder(
-    folder: Path | str, size: int | tuple[int, int] = 32, channels: int = 3
-) -> Tensor:
-    """Read all pictures in a folder and the folders below it.
-
-    Links are followed; a folder that several lead to is read once.
-
-    Args:
-        folder: where they are.
-        size: height and width of the result, one number or two; larger and smaller
-            pictures are scaled, and what is too high or too wide is cut off at both ends.
-        channels: 3 for colour, 1 for grey. What is transparent becomes white.
-
-    Returns:
-        (N, channels, height, width) uint8, in the order of the files' names.
-
-    Raises:
-        FileNotFoundError: if there is no such folder.
-        ValueError: if it holds no picture, or some that cannot be read; it says which.
-    """
-    from PIL import Image, ImageOps
-
-    if channels not in (1, 3):
-        raise ValueError(f"channels: expected 1 or 3, got {channels}")
-    height, width = size if isinstance(size, Sequence) else (size, size)
-    if min(height, width) < 1:
-        raise ValueError(f"size: expected at least 1, got {size}")
-    if not Path(folder).is_dir():
-        raise FileNotFoundError(f"folder: expected a folder, got {folder}")
-    paths = [path for path in _files(folder) if path.suffix.lower() in _PICTURES]
-    if not paths:
-        raise ValueError(f"folder: expected pictures in {folder}, got none")
-    images, bad = [], []
-    for path in sorted(paths):
-        try:
-            with Image.open(path) as file:
-                if file.mode in ("I", "F") or file.mode.startswith("I;16"):
-                    raise ValueError(f"more than 8 bits a channel, mode {file.mode}")
-                picture = ImageOps.exif_transpose(file).convert("RGBA")
-        except (
-            OSError,
-            SyntaxError,
-            ValueError,
-            Image.DecompressionBombError,
-        ) as error:
-            bad.append(f"{path} ({error})")
-            continue
-        white = Image.new("RGBA", picture.size, "white")
-        flat = Image.alpha_composite(white, picture).convert("RGB")
-        cut = ImageOps.fit(flat, (width, height), Image.Resampling.LANCZOS)
-        levels = cut if channels == 3 else cut.convert("L")
-        pixels = torch.frombuffer(bytearray(levels.tobytes()), dtype=torch.uint8)
-        images.append(pixels.reshape(height, width, channels).permute(2, 0, 1))
-    if bad:
-        more = f", and {len(bad) - 10} more" if len(bad) > 10 else ""
-        raise ValueError(
-            f"folder: expected pictures, got {len(bad)} of {len(paths)} files that are "
-            f"broken or of a kind that is not read: {', '.join(bad[:10])}{more}"
-        )
-    return torch.stack(images)
-
-# %% [markdown]
-# Here is such a folder: 300 discs and squares, each of another size, place and colour. A small network learns them for a short while, in bf16.
+# A folder of pictures in any usual format (8 bits a channel) and of any size will do. Each is cut to the shape that you ask for, a square if you name one number (`size=32`) and oblong if two (`size=(32, 48)`, height and width), and scaled. The network halves the size three times, so 32 pixels, or any other multiple of 8, fit the paper's network. `load_folder` reads them. Here is such a folder: 300 discs and squares, each of another size, place and colour. A small network learns them for a short while, in bf16.
 
 # %% mystnb={"image": {"alt": "Two rows of eight small colour pictures. Upper row, the data: a disc or a square in one colour on a ground of another. Lower row, drawn after a short training: mottled patches of colour; here and there a spot, most without a clear shape.", "classes": "photo"}} tags=["active-ipynb", "nbval-ignore-output"]
 # from PIL import Image, ImageDraw

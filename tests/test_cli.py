@@ -17,17 +17,12 @@ from PIL import Image
 from torch import Tensor
 
 from ddpm_nb import _cli
+from ddpm_nb._data import load_folder, to_float
 from ddpm_nb._noise import CounterNoise
 from ddpm_nb.cifar10 import Labelled
 from ddpm_nb.evaluation import bits_per_dim
 from ddpm_nb.forward import Schedule
-from ddpm_nb.training import (
-    TrainConfig,
-    load_folder,
-    load_network,
-    save_network,
-    to_float,
-)
+from ddpm_nb.training import TrainConfig, load_network, save_network
 
 ROOT = Path(__file__).resolve().parent.parent
 

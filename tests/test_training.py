@@ -28,6 +28,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ddpm_nb import _runs, training
+from ddpm_nb._data import load_folder, save_image_grid, to_float
+from ddpm_nb._files import write_whole
 from ddpm_nb._noise import CounterNoise
 from ddpm_nb.algorithms import sample
 from ddpm_nb.training import (
@@ -38,14 +40,10 @@ from ddpm_nb.training import (
     fit,
     learning_rate,
     load_checkpoint,
-    load_folder,
     load_network,
     option,
     save_checkpoint,
-    save_image_grid,
     save_network,
-    to_float,
-    write_whole,
 )
 
 HERE = Path(__file__).parent
@@ -1182,11 +1180,9 @@ def test_clipping_each_piece_keeps_its_pieces(pictures: Tensor, tmp_path: Path) 
 
 
 def test_two_runs_in_one_folder_are_refused(pictures: Tensor, tmp_path: Path) -> None:
-    from ddpm_nb.training import _claimed
-
     (tmp_path / "foreign.part").write_bytes(b"somebody's download")
     with (
-        _claimed(tmp_path),
+        _runs.claimed(tmp_path),
         pytest.raises(ValueError, match="another process trains there"),
     ):
         fit(config(steps=1), pictures, tmp_path, progress=False)
