@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -36,31 +37,35 @@ def pictures(images: Tensor) -> Tensor:
     return images
 
 
-def training_set(images: Tensor, batch_size: int, halvings: int) -> Tensor:
-    """Return pictures that can be trained on: a batch at least, in [-1, 1], of sides that can be halved so often."""
+def training_set(images: Tensor, config: Any) -> Tensor:
+    """Return pictures that can be trained on, floating-point ones as float32.
+
+    There must be a batch at least; the network must be able to halve their sides; numbers must lie in [-1, 1].
+    """
     if pictures(images).dim() != 4:
         raise ValueError(
             f"images: expected (N, C, H, W), got shape {tuple(images.shape)}"
         )
-    if len(images) < batch_size:
+    if len(images) < config.batch_size:
         raise ValueError(
-            f"images: expected at least a batch of {batch_size}, got {len(images)}"
+            f"images: expected at least a batch of {config.batch_size}, got {len(images)}"
         )
-    height, width = images.shape[-2:]
+    (height, width), halvings = images.shape[-2:], len(config.channel_mult) - 1
     if height % 2**halvings or width % 2**halvings:
         raise ValueError(
             f"images: expected a height and a width that the network can halve {halvings} times, multiples of "
             f"{2**halvings}, got {height} x {width}"
         )
+    if not images.is_floating_point():
+        return images
     # Written so that NaN fails too: every comparison with NaN is false.
-    if images.is_floating_point():
-        outside = ~(images.abs() <= 1).flatten(1).all(dim=1)
-        if outside.any():
-            raise ValueError(
-                f"images: expected numbers in [-1, 1], got others in {int(outside.sum())} pictures, the first is "
-                f"number {int(outside.nonzero()[0])}"
-            )
-    return images
+    outside = ~(images.abs() <= 1).flatten(1).all(dim=1)
+    if outside.any():
+        raise ValueError(
+            f"images: expected numbers in [-1, 1], got others in {int(outside.sum())} pictures, the first is number "
+            f"{int(outside.nonzero()[0])}"
+        )
+    return images.float()
 
 
 def to_float(images: Tensor) -> Tensor:

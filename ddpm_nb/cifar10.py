@@ -41,7 +41,7 @@ from ddpm_nb.training import TrainConfig
 #
 # CIFAR-10 holds 60,000 colour photographs of 32×32 pixels in ten classes, 6,000 of each: 50,000 to train on and 10,000 to test with. The model is told no classes. They are kept here for those who want to measure something by class.
 #
-# The official archive comes in two forms. One is a pickle, Python's own format, which can hide a program. The other is plain bytes: for each picture one byte for its class, then 1,024 bytes of red, 1,024 of green and 1,024 of blue. This loader reads the plain one, and it is careful: a download that breaks off is taken up again, and the archive is opened only after its checksum (SHA-256, a fingerprint of 64 hexadecimal digits; nobody knows how to make another file with the same one) has been compared with the known one.
+# The official archive comes in two forms. One is a pickle, Python's own format, which can hide a program. The other is plain bytes: for each picture one byte for its class, then 1,024 bytes of red, 1,024 of green and 1,024 of blue. This loader reads the plain one. A download that breaks off is taken up again, and the archive is opened only after its checksum (SHA-256, a fingerprint of 64 hexadecimal digits; nobody knows how to make another file with the same one) has been compared with the known one.
 
 # %%
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
@@ -175,8 +175,7 @@ def load_digits(train: bool = True) -> Labelled:
 # %% mystnb={"image": {"alt": "Two rows of ten small pictures, two of each class, with the names of the classes above. Without a GPU they are handwritten digits of 8 by 8 pixels, from 0 to 9, each under its own name."}} tags=["active-ipynb"]
 # import matplotlib.pyplot as plt
 #
-# from ddpm_nb import _figures as fig
-# from ddpm_nb import to_float
+# from ddpm_nb import _figures as fig, to_float
 #
 # fig.use_style()
 # on_gpu = torch.cuda.is_available()
@@ -267,11 +266,11 @@ def digits_config() -> TrainConfig:
 # **Memory.** Weights, gradients, Adam's two means and the average take 715 MB ([training](training.ipynb), Exercise 3). What the layers keep for the gradient is more, and grows with the batch. Count it for one picture:
 
 # %% tags=["active-ipynb"]
+# # A counter of the bytes that stay for the gradient after n pictures have gone through.
 # network = UNet.cifar10()
 #
 #
 # def held(n, short):
-#     """Bytes that stay for the gradient after n pictures have gone through."""
 #     kept = {}
 #
 #     def keep(saved):
@@ -283,8 +282,8 @@ def digits_config() -> TrainConfig:
 #         answer = network(torch.zeros(n, 3, 32, 32), torch.ones(n, dtype=torch.int64))
 #     assert answer.requires_grad
 #     return sum(kept.values())
-#
-#
+
+# %% tags=["active-ipynb"]
 # for name, short in (("float32", False), ("mixed with bf16", True)):
 #     more = held(2, short) - held(1, short)  # the weights are in both, and drop out
 #     print(
@@ -292,7 +291,7 @@ def digits_config() -> TrainConfig:
 #     )
 
 # %% [markdown]
-# That was counted on a CPU. Mixed precision does not halve it: the normalisations and the bends between them keep what they need in float32. A GPU that has less works the batch off in pieces: `gradient_accumulation_steps=4` cuts it to a quarter.
+# That was counted on a CPU. Mixed precision does not halve it: the normalisations and the activations between them keep what they need in float32. A GPU with less memory accumulates the gradient over several parts of the batch: `gradient_accumulation_steps=4` needs a quarter.
 #
 # **Several GPUs.** The batch is shared out: with 8 GPUs each has 16 pictures, as had each of the eight cores of the paper's TPU. The command is `accelerate launch -m ddpm_nb train --data cifar10 --out runs/cifar10 --precision bf16`; `accelerate config` asks once for the number of GPUs and machines. A run may stop and go on with another number of them. `torchrun --nproc_per_node 8 -m ddpm_nb sample …` draws with eight: each takes whole batches, and picture $i$ of a seed is the same picture, however many there are.
 #
