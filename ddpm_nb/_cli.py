@@ -417,7 +417,7 @@ def network(given: argparse.Namespace) -> Network:
         clip=True,
         variance="large",
         about=", ".join(f"{name}: {value}" for name, value in notes.items()),
-        smallest_step=unet.smallest_step,
+        smallest_step=2 ** (len(unet.down) - 1),
     )
 
 
@@ -451,7 +451,7 @@ def foreign(source: str, place: torch.device, typed: dict[str, Any]) -> Network:
         recipe.clip,
         recipe.variance,
         about,
-        unet.smallest_step,
+        2 ** (len(unet.down) - 1),
     )
 
 
