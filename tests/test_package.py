@@ -12,7 +12,7 @@ import pytest
 from helpers import ROOT, run
 
 import ddpm_nb
-from tools.sync import chapters
+from tools.book import chapters
 
 QUIET = """
 import socket, sys, torch
