@@ -70,7 +70,7 @@ def accelerator(config: Any) -> Any:
     tracker = config.log_with if config.log_with != "none" else None
     if tracker and tracker not in [kind.value for kind in get_available_trackers()]:
         raise ImportError(
-            f"log_with: expected a tracker whose package is installed, got {tracker}; pip install {tracker}"
+            f"log_with: expected a tracker whose package is installed, got {tracker}; `pip install {tracker}`"
         )
     # Precision is our own affair: accelerate's refuses fp16 on a CPU. And only where it is told "cpu" do several
     # processes without a GPU find one another. Where trackers write is said when the folder is known.
