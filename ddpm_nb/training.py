@@ -381,7 +381,6 @@ class TrainConfig(RecipeOptions):
     )
     channels_last: bool = setting(True, "keep channels innermost in memory")
     compile: bool = setting(False, "compile the network first (takes minutes)")
-
     log_every: int = setting(50, "updates between two lines of the log", low=1)
     save_every: int = setting(1000, "updates between two checkpoints", low=1)
     save_minutes: float | None = setting(
@@ -425,37 +424,30 @@ class Batches:
     Args:
         images: (N, C, H, W) the training set, on the device.
         config: how to train.
-        process: which process this is, counted from 0.
-        processes: how many there are.
+        accelerator: accelerate's, which knows the processes.
     """
 
-    def __init__(
-        self, images: Tensor, config: TrainConfig, process: int, processes: int
-    ) -> None:
+    def __init__(self, images: Tensor, config: TrainConfig, accelerator: Any) -> None:
+        share = config.batch_size // accelerator.num_processes
+        first = share * accelerator.process_index
         self.images, self.config = images, config
-        share = config.batch_size // processes
-        self.mine = slice(share * process, share * (process + 1))
+        self.mine = slice(first, first + share)
         self.generator = torch.Generator(images.device).manual_seed(config.seed)
         self.order, self.next = torch.empty(0, dtype=torch.int64), 0
 
     def draw(self) -> tuple[Tensor, Tensor, Tensor]:
         """Draw the next batch; return this process's pictures x_0, times, noise."""
-        size = self.config.batch_size
-        where: dict[str, Any] = {
-            "generator": self.generator,
-            "device": self.images.device,
-        }
+        size, mine = self.config.batch_size, self.mine
+        source: Any = {"generator": self.generator, "device": self.images.device}
         if self.next + size > len(self.order):  # all have had their turn: shuffle
-            self.order, self.next = torch.randperm(len(self.images), **where), 0
-        chosen = self.order[self.next : self.next + size][self.mine]
+            self.order, self.next = torch.randperm(len(self.images), **source), 0
+        chosen = self.order[self.next : self.next + size][mine]
         self.next += size
-        flip = torch.rand(size, **where)[self.mine, None, None, None] < 0.5
-        t = torch.randint(1, self.config.T + 1, (size,), **where)[self.mine]
-        noise = torch.randn(size, *self.images.shape[1:], **where)[self.mine]
+        flip = torch.rand(size, 1, 1, 1, **source)[mine] < 0.5
+        t = torch.randint(1, self.config.T + 1, (size,), **source)[mine]
+        noise = torch.randn(size, *self.images.shape[1:], **source)[mine]
         x_0 = to_float(self.images[chosen])
-        if self.config.flip:
-            x_0 = torch.where(flip, x_0.flip(-1), x_0)
-        return x_0, t, noise
+        return torch.where(flip & self.config.flip, x_0.flip(-1), x_0), t, noise
 
 
 # %% [markdown]
@@ -480,12 +472,9 @@ class Learner:
     def __init__(self, config: TrainConfig, images: Tensor) -> None:
         self.config, self.accelerator = config, _runs.accelerator(config)
         self.device, self.steps = self.accelerator.device, 0
-        process = self.accelerator.process_index
         self.images = training_set(images, config).to(self.device)
         self.fingerprint = fingerprint(images)
-        self.batches = Batches(
-            self.images, config, process, self.accelerator.num_processes
-        )
+        self.batches = Batches(self.images, config, self.accelerator)
         self.noise_schedule = config.noise_schedule().to(self.device)
         _runs.warn_of_choices(self)
 
@@ -500,7 +489,8 @@ class Learner:
         network = torch.compile(self.model) if config.compile else self.model
         self._network = self.accelerator.prepare_model(network)
         # Each process has a dropout of its own.
-        self.chance = _runs.OwnChance(config.seed + 1 + process, self.device)
+        own = config.seed + 1 + self.accelerator.process_index
+        self.chance = _runs.OwnChance(own, self.device)
 
     def step(self) -> TrainStep:
         """Do one update and return its record."""
@@ -792,8 +782,8 @@ def save_network(
         ValueError: if the configuration makes another network, which could not be
             loaded again.
     """
-    size = {"height": str(height), "width": str(width)}
-    _runs.write_network(Path(path), network, config, notes | size)
+    notes |= {"height": str(height), "width": str(width)}
+    _runs.write_network(Path(path), network, config, notes)
 
 
 def load_network(path: Path | str) -> tuple[UNet, Schedule, dict[str, str]]:
@@ -1028,13 +1018,13 @@ def fit(
 
 # %% tags=["active-ipynb", "nbval-ignore-output"]
 # def jump(seed):
-#     trainer = Trainer(TrainConfig(**{**small, "warmup_steps": 0, "seed": seed}), images)
+#     choice = TrainConfig(**small | {"warmup_steps": 0, "seed": seed})
+#     trainer = Trainer(choice, images)
 #     for _ in range(80):
 #         trainer.step()
 #     state, losses = copy.deepcopy(trainer.state_dict()), []
 #     for adam in (state["optimizer"], state["optimizer"] | {"state": {}}):
-#         trainer.load_state_dict(copy.deepcopy(state))
-#         trainer.optimizer.load_state_dict(copy.deepcopy(adam))
+#         trainer.load_state_dict(copy.deepcopy(state | {"optimizer": adam}))
 #         losses.append(sum(float(trainer.step().loss) for _ in range(5)))
 #     return losses[1] / losses[0] - 1
 #
