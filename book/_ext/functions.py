@@ -130,8 +130,12 @@ def resolve(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: li
 
 
 def plain(app: Sphinx, env: Any, node: Any, child: nodes.TextElement) -> nodes.TextElement | None:
-    """Types of other packages are shown, not linked: the build asks no other host for their addresses."""
-    ours = str(node.get("reftarget", "")).startswith(PACKAGE)
+    """Types of other packages are shown, not linked: the build asks no other host for their addresses.
+
+    So are those of rooms without a page that the page of functions does not list.
+    """
+    name = str(node.get("reftarget", ""))
+    ours = name.startswith(PACKAGE) and not name.startswith(f"{PACKAGE}._")
     return child if node.get("refdomain") == "py" and not ours else None
 
 
