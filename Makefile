@@ -2,7 +2,9 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup book test sync execute html pdf serve check bench mutants standalone bench-site links spelling package lock address clean
 
+# The first of these that is new enough makes .venv; 3.14 comes last because it is newer than those that the tests run on.
 PYTHON ?= python3
+PYTHONS = $(PYTHON) python3.13 python3.12 python3.11 python3.14
 BIN := .venv/bin
 PY := $(BIN)/python
 
@@ -30,12 +32,25 @@ COPY = @rm -rf _build/src && mkdir -p _build/src && cp -Rp book _config.yml _toc
 BUILD_SITE = @rm -rf _build/html _build/.doctrees _build/jupyter_execute && \
 	$(BIN)/jupyter-book build _build/src --path-output . -W -n --keep-going
 
+# nbval's strict mode. The longest cell trains for two minutes on two cores; a slow machine may take several times that. The
+# tests' own rules on warnings are not for nbval: the cells run in another process.
+NBVAL = $(PY) -m pytest -q --nbval --nbval-current-env --nbval-cell-timeout=1800 --nbval-kernel-startup-timeout=120 \
+	-p no:cacheprovider -o filterwarnings=default -o testpaths=
+
+# What torch needs for CUDA is not locked: torch pins it itself. uv takes its index from pip's configuration.
+BY_TORCH = ^(nvidia-|cuda-|triton|pytorch-triton)
+UV_COMPILE = UV_DEFAULT_INDEX="$${PIP_INDEX_URL:-$$($(PY) -m pip config get global.index-url 2>/dev/null)}" \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-annotate --no-header
+
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-17s %s\n", $$1, $$2 }'
 
 setup: ## make or renew .venv (the other commands do it themselves)
-	@command -v $(PYTHON) >/dev/null || { echo "setup: no $(PYTHON) on the PATH: Python 3.11 or newer is needed" >&2; exit 1; }
-	@$(PYTHON) tools/setup_env.py
+	@for python in $(PYTHONS); do \
+		$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && exec $$python tools/setup_env.py; \
+	done; \
+	echo "setup: Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) -V 2>&1), and no newer one is on" \
+		"the PATH. If you have one elsewhere: make PYTHON=/path/to/it" >&2; exit 1
 
 book: setup ## run copies of all chapters and build the site from them (changes no tracked file)
 	$(START)
@@ -49,11 +64,15 @@ test: setup ## every check: the site, the tests, every chapter run and compared 
 	$(COPY)
 	$(BUILD_SITE)
 	@echo "== tests"
-	@$(PY) -m pytest --junitxml=_build/tests.xml -q
+	@$(PY) -m pytest -q -rs
 	@echo "== chapters installed and imported in an environment that has what Colab has"
 	@$(PY) -m tools.standalone --quick
 	@echo "== chapters run, each alone in a folder, and compared with their stored outputs"
-	@$(PY) -m tools.report nbval
+	@rm -rf _build/alone
+	@for chapter in book/*.ipynb; do \
+		folder=_build/alone/$$(basename $$chapter .ipynb); mkdir -p $$folder && cp $$chapter $$folder || exit 1; \
+	done
+	@$(NBVAL) _build/alone/*/*.ipynb
 	@$(PY) -m tools.report test
 
 sync: setup ## bring the two views of each chapter together (book/x.ipynb and ddpm_nb/x.py)
@@ -85,7 +104,6 @@ check: setup ## the fast checks: pairs, lint, types, spelling, links, alt text
 	@$(PY) -m ruff format --check --quiet || { echo "make check: run .venv/bin/ruff format, then make sync"; exit 1; }
 	@$(PY) -m mypy --strict
 	@$(PY) -m codespell_lib
-	@$(PY) -m tools.pages
 	@$(PY) -m pytest -q -m fast
 	@$(PY) -m tools.report check
 
@@ -98,8 +116,8 @@ mutants: setup ## break the package in every small way and see a test fail (hour
 standalone: setup ## run each notebook alone, in an empty folder, with what Colab has (or CHAPTERS="forward loss")
 	@$(PY) -m tools.standalone $(CHAPTERS)
 
-bench-site: html ## bytes and times of the site against jupyter-book's stock build (MATHJAX=/path/to/mathjax/es5)
-	@$(PY) -m tools.bench_site $(if $(MATHJAX),--mathjax $(MATHJAX))
+bench-site: html ## bytes and times of the site against jupyter-book's stock build (npm fetches MathJax)
+	@$(PY) -m benchmarks.site
 
 links: setup ## ask every address on other hosts that the pages name (needs the network)
 	$(COPY)
@@ -111,8 +129,14 @@ spelling: setup ## the spelling of everything
 package: setup ## the files of a release (TAG=v0.1.0 must be the package's version)
 	@$(PY) -m tools.package $(TAG)
 
-lock: setup ## renew requirements.txt with the newest versions that pyproject.toml allows
-	@$(PY) -m tools.lock
+lock: setup ## renew requirements.txt and requirements.lock with the newest versions that pyproject.toml allows
+	@mkdir -p _build/lock && cat pyproject.toml tools/lock.toml > _build/lock/pyproject.toml
+	@$(UV_COMPILE) pyproject.toml --directory _build/lock --upgrade --fork-strategy fewest \
+		$(patsubst %,--extra %,train hub book test dev) -o pins
+	@{ grep '^#' requirements.txt; grep -Ev '$(BY_TORCH)' _build/lock/pins | sed 's/ ;.*//'; } > _build/lock/requirements.txt
+	@mv _build/lock/requirements.txt requirements.txt
+	@$(UV_COMPILE) requirements.txt --no-deps --no-emit-package torch --generate-hashes -o requirements.lock
+	@echo "make lock: $$(grep -c == requirements.txt) versions written to requirements.txt and requirements.lock; next: make test"
 
 address: setup ## set the repository's address everywhere: make address REPO=owner/name
 	@$(PY) -m tools.address "$(REPO)"

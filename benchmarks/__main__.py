@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddpm_nb import unet
+from ddpm_nb import _layers, unet
 from ddpm_nb.unet import UNet
 
 TASKS = ("train", "sample")
@@ -107,13 +107,6 @@ COMPARISONS = {
 }
 
 
-def torchs_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention through torch's own kernel, as on a GPU."""
-    q, k, v = (v[:, None] for v in (query, key, value))
-    seen: Tensor = F.scaled_dot_product_attention(q, k, v)[:, 0]
-    return seen
-
-
 def torchs_dropout(layer: nn.Dropout, x: Tensor) -> Tensor:
     """Dropout with torch's own draw."""
     return F.dropout(x, layer.p, layer.training)
@@ -126,21 +119,12 @@ def plain_norm(layer: nn.GroupNorm, x: Tensor) -> Tensor:
         return F.group_norm(x, layer.num_groups, weight, bias, layer.eps)
 
 
-def three_products(layer: unet.Attention, x: Tensor) -> Tensor:
-    """Attention with a product each for queries, keys and values."""
-    pixels = layer.norm(x).flatten(2).transpose(1, 2)
-    seen = unet.attend(layer.query(pixels), layer.key(pixels), layer.value(pixels))
-    out: Tensor = layer.out(seen)
-    return x + out.transpose(1, 2).reshape(x.shape)
-
-
 # Name -> (where it stands, its name there, what to put in its place). What is not a replacement of code is
 # another candidate.
 WITHOUT: dict[str, tuple[Any, str, Callable[..., Tensor]]] = {
-    "the quick dropout": (unet.Dropout, "forward", torchs_dropout),
-    "attention by its formula": (unet, "attend", torchs_attention),
-    "q, k, v in one product": (unet.Attention, "forward", three_products),
-    "GroupNorm in float32": (unet.Norm, "forward", plain_norm),
+    "the quick dropout": (_layers.Dropout, "forward", torchs_dropout),
+    "attention by its formula": (unet, "attend", _layers.fused_attention),
+    "GroupNorm in float32": (_layers.Norm, "forward", plain_norm),
 }
 
 

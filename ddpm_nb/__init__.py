@@ -13,6 +13,12 @@ __version__ = "0.1.0"
 
 # Each public name, once. Type checkers and editors read this block; `_homes` reads it too.
 if TYPE_CHECKING:
+    from ddpm_nb._data import (
+        load_folder as load_folder,
+        save_image_grid as save_image_grid,
+        to_float as to_float,
+    )
+    from ddpm_nb._inception import inception as inception
     from ddpm_nb._noise import CounterNoise as CounterNoise
     from ddpm_nb.algorithms import (
         Prediction as Prediction,
@@ -44,7 +50,6 @@ if TYPE_CHECKING:
         denoise as denoise,
         discretized_log_prob as discretized_log_prob,
         frechet_distance as frechet_distance,
-        inception as inception,
         inception_score as inception_score,
         interpolate as interpolate,
         progressive as progressive,
@@ -100,12 +105,9 @@ if TYPE_CHECKING:
         fit as fit,
         learning_rate as learning_rate,
         load_checkpoint as load_checkpoint,
-        load_folder as load_folder,
         load_network as load_network,
         save_checkpoint as save_checkpoint,
-        save_image_grid as save_image_grid,
         save_network as save_network,
-        to_float as to_float,
     )
     from ddpm_nb.unet import (
         UNet as UNet,

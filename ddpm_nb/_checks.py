@@ -55,6 +55,13 @@ def positive(name: str, value: SupportsIndex) -> int:
     return operator.index(value)
 
 
+def even(name: str, value: int, low: int) -> int:
+    """Return an even number from `low` on."""
+    if value % 2 or value < low:
+        raise ValueError(f"{name}: expected an even number >= {low}, got {value}")
+    return value
+
+
 def number(
     name: str, value: float, allowed: str, good: Callable[[float], bool]
 ) -> float:
@@ -106,6 +113,18 @@ def images(name: str, x: Tensor) -> Tensor:
         came = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(
             f"{name}: expected a floating-point tensor, got {came}; scale pictures to [-1, 1], as `to_float` does"
+        )
+    return x
+
+
+def on_levels(name: str, x: Tensor, levels: int) -> Tensor:
+    """Return pictures whose numbers are some of `levels` levels from -1 to 1."""
+    number = (x.float() + 1) / 2 * (whole("levels", levels, 2) - 1)
+    off = (number - number.round()).abs().max()
+    if not (off < 1e-3 and number.min() > -0.5 and number.max() < levels - 0.5):
+        raise ValueError(
+            f"{name}: expected pictures on {levels} levels from -1 to 1, got values from {float(x.min()):g} to "
+            f'{float(x.max()):g}, up to {float(off):.2g} of a level off; other data need decoder="continuous"'
         )
     return x
 
@@ -356,3 +375,137 @@ def device(model: Any, schedule: Tables) -> torch.device:
             "use schedule.to(...)"
         )
     return schedule.beta.device
+
+
+def evaluation(
+    model: Any,
+    x_0: Tensor,
+    schedule: Tables,
+    batch_size: int,
+    variance: str,
+    decoder: str,
+    levels: int,
+) -> int:
+    """Return the batch size, if the bound can be evaluated for these pictures with these choices."""
+    if images("x_0", x_0).dim() < 2 or len(x_0) == 0:
+        raise ValueError(f"x_0: expected shape (B, ...), got {tuple(x_0.shape)}")
+    if x_0.device != device(model, schedule):
+        raise ValueError(
+            f"x_0: expected pictures on {schedule.beta.device}, where the schedule is, got {x_0.device}"
+        )
+    size = whole("batch_size", batch_size, 1)
+    one_of("variance", variance, ("large", "small"))
+    if one_of("decoder", decoder, ("exact", "tanh", "continuous")) != "continuous":
+        for part in x_0.split(size):
+            on_levels("x_0", part, levels)
+    return size
+
+
+def first_step(name: str, schedule: Tables) -> str:
+    """Return the name of a variance of the last step back that the schedule has."""
+    if (
+        one_of("first_step", name, ("original", "beta")) == "original"
+        and schedule.T == 1
+    ):
+        raise ValueError('first_step: expected "beta" for T = 1, got "original"')
+    return name
+
+
+def several(name: str, x: Tensor) -> int:
+    """Return how many pictures there are, if their scatter can be measured."""
+    if len(x) < 2:
+        raise ValueError(f"{name}: expected at least 2 pictures, got {len(x)}")
+    return len(x)
+
+
+def clouds(**features: Tensor) -> None:
+    """Refuse sets of features that cannot be compared."""
+    width = next(iter(features.values())).shape[-1]
+    for name, value in features.items():
+        if value.dim() != 2 or len(value) < 2 or value.shape[1] != width:
+            raise ValueError(
+                f"{name}: expected shape (at least 2, {width}), got {tuple(value.shape)}"
+            )
+        if not value.isfinite().all():
+            raise ValueError(f"{name}: expected finite numbers")
+
+
+def described(features: Tensor, batch: Tensor) -> Tensor:
+    """Return the features of a batch, one row a picture."""
+    if features.dim() != 2 or len(features) != len(batch):
+        raise ValueError(
+            f"features: expected shape ({len(batch)}, D), got {tuple(features.shape)}"
+        )
+    return features
+
+
+def enough(have: int, n: int) -> None:
+    """Refuse batches that ended before n pictures had come."""
+    if have < n:
+        raise ValueError(
+            f"batches: expected {n} pictures, got {have}; a distance of fewer is larger: pass n={have} if that is what "
+            "you want, and say so"
+        )
+
+
+def probabilities(p: Tensor) -> Tensor:
+    """Return rows of probabilities."""
+    if p.dim() != 2 or not (p >= 0).all() or not ((p.sum(1) - 1).abs() < 1e-4).all():
+        raise ValueError(
+            f"probabilities: expected rows of numbers >= 0 that sum to 1, got shape {tuple(p.shape)}"
+        )
+    return p
+
+
+def unet_sizes(
+    *,
+    in_channels: int,
+    channels: int,
+    channel_mult: Sequence[int],
+    num_res_blocks: int,
+    attention_levels: Sequence[bool],
+    dropout: float,
+    norm_num_groups: int,
+) -> dict[str, Any]:
+    """Return a U-Net's sizes, if they fit together, as plain numbers, which JSON can hold."""
+    if len(channel_mult) == 0 or len(channel_mult) != len(attention_levels):
+        raise ValueError(
+            "channel_mult, attention_levels: expected one entry a level in both, got "
+            f"{tuple(channel_mult)} and {tuple(attention_levels)}"
+        )
+    groups = positive("norm_num_groups", norm_num_groups)
+    if even("channels", positive("channels", channels), 4) % groups:
+        raise ValueError(
+            f"channels: expected a multiple of norm_num_groups = {groups}, got {channels}"
+        )
+    return {
+        "in_channels": positive("in_channels", in_channels),
+        "channels": operator.index(channels),
+        "channel_mult": tuple(positive("channel_mult", m) for m in channel_mult),
+        "num_res_blocks": positive("num_res_blocks", num_res_blocks),
+        "attention_levels": tuple(bool(attends) for attends in attention_levels),
+        "dropout": float(dropout),
+        "norm_num_groups": groups,
+    }
+
+
+def unet_input(x_t: Tensor, t: Tensor, in_channels: int, levels: int) -> Tensor:
+    """Return pictures that can be halved between the levels, with one int64 time each."""
+    if x_t.dim() != 4 or x_t.shape[1] != in_channels:
+        raise ValueError(
+            f"x_t: expected (B, {in_channels}, H, W), got shape {tuple(x_t.shape)}"
+        )
+    step = 2 ** (levels - 1)
+    if x_t.shape[2] % step or x_t.shape[3] % step:
+        raise ValueError(
+            f"x_t: expected height and width divisible by {step}, got {x_t.shape[2]} x {x_t.shape[3]}: "
+            f"{levels} levels halve a picture {levels - 1} times. Sizes that work: {step}, {2 * step}, {3 * step}, "
+            "...; or build the network with fewer levels, or pad the pictures"
+        )
+    if t.dtype != torch.int64:
+        raise TypeError(f"t: expected int64, got {t.dtype}")
+    if t.shape != x_t.shape[:1]:
+        raise ValueError(
+            f"t: expected one time a picture, shape ({len(x_t)},), got shape {tuple(t.shape)}"
+        )
+    return x_t

@@ -4,8 +4,10 @@ import argparse
 import json
 import os
 import sys
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from datetime import timedelta
 from pathlib import Path
@@ -14,23 +16,18 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 import torch
 from torch import Tensor, distributed
 
-from ddpm_nb import __version__, _diffusers
+from ddpm_nb import __version__, _checks as check, _diffusers
+from ddpm_nb._data import load_folder, save_image_grid, to_float
+from ddpm_nb._files import make_folder, write_whole
 from ddpm_nb._noise import CounterNoise
+from ddpm_nb._runs import RUN
 from ddpm_nb.algorithms import sample
 from ddpm_nb.cifar10 import cifar10_config, digits_config, load_cifar10, load_digits
 from ddpm_nb.evaluation import bits_per_dim
 from ddpm_nb.fewer_steps import Spacing, ddim, strided, timesteps
 from ddpm_nb.forward import Schedule
 from ddpm_nb.loss import Model
-from ddpm_nb.training import (
-    TrainConfig,
-    fit,
-    load_folder,
-    load_network,
-    save_image_grid,
-    to_float,
-    write_whole,
-)
+from ddpm_nb.training import TrainConfig, fit, load_network
 from ddpm_nb.unet import UNet
 
 TRAIN = """\
@@ -61,11 +58,14 @@ OPTIONAL = {
 }
 
 
+class Refused(ValueError):
+    """A refusal that names flags already."""
+
+
 class Data(NamedTuple):
-    """Pictures, the configuration that fits them, what they are, and how many grey levels they have."""
+    """Pictures, what they are, and how many grey levels they have."""
 
     images: Tensor
-    config: TrainConfig
     about: str
     levels: int
 
@@ -81,19 +81,76 @@ class Network(NamedTuple):
     clip: bool
     variance: Literal["large", "small"]
     about: str
+    smallest_step: int = 1  # heights and widths are multiples of it
 
 
-def flag(hint: Any) -> dict[str, Any]:
-    """How a field of this type is read from the command line."""
+# --- what is said, and in which words
+
+
+def in_flags(message: str, flags: dict[str, str]) -> str | None:
+    """A message of the library with the flags from which its arguments came; None if they are not all known."""
+    names, colon, rest = message.partition(":")
+    known = [flags.get(name) for name in names.split(", ")]
+    return ", ".join(map(str, known)) + colon + rest if all(known) else None
+
+
+def said(error: BaseException) -> str:
+    """What an error says, without the number that the system gave it."""
+    plain = isinstance(error, OSError) and error.strerror and error.filename is None
+    return str(error.strerror if plain else error)  # type: ignore[attr-defined]
+
+
+@contextmanager
+def naming(**flags: str) -> Iterator[None]:
+    """Say the flag where the library names an argument."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        if (message := in_flags(said(error), flags)) is not None:
+            raise Refused(message) from error
+        raise
+
+
+def complain(message: str) -> int:
+    """Say what did not fit, once however many processes there are; return the exit status.
+
+    Where all processes fail alike, the launcher ends the others while they wait. One that fails alone is heard.
+    """
+    if process()[0] > 0:
+        time.sleep(5)
+    print(f"ddpm-nb: {message}", file=sys.stderr)
+    return 2
+
+
+def tell(message: Warning | str, *where: Any, **more: Any) -> None:
+    """Say what a user should know, in one line, and once however many processes there are."""
+    if process()[0] == 0:
+        print(f"ddpm-nb: warning: {message}", file=sys.stderr)
+
+
+def process() -> tuple[int, int]:
+    """Which process this is, and how many a launcher has started."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    return (int(os.environ["RANK"]) if processes > 1 else 0), processes
+
+
+# --- flags
+
+
+def flag(name: str) -> str:
+    """The flag of an option."""
+    return "--" + name.replace("_", "-")
+
+
+def reads(hint: Any) -> dict[str, Any]:
+    """How a value of this type is read from the command line."""
     if hint is bool:
         return {"action": argparse.BooleanOptionalAction}
     if get_origin(hint) is Literal:
         return {"choices": get_args(hint)}
     if get_origin(hint) is tuple:
-        return {
-            "type": yes_or_no if get_args(hint)[0] is bool else whole_numbers,
-            "metavar": "A,B,...",
-        }
+        kind = yes_or_no if get_args(hint)[0] is bool else whole_numbers
+        return {"type": kind, "metavar": "A,B,..."}
     return {"type": int if hint is int else float, "metavar": "N"}
 
 
@@ -132,6 +189,12 @@ def shown(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
+def add(to: Any, name: str, hint: Any, default: Any, meaning: str) -> None:
+    """Add a flag whose help ends with its default; None is a default that the help tells otherwise."""
+    told = meaning if default is None else f"{meaning} (default: {shown(default)})"
+    to.add_argument(flag(name), default=default, help=told, **reads(hint))
+
+
 def parser() -> argparse.ArgumentParser:
     """The commands and their flags, made from the configuration's fields."""
     whole = argparse.ArgumentParser(
@@ -139,6 +202,14 @@ def parser() -> argparse.ArgumentParser:
     )
     whole.add_argument("--version", action="version", version=f"ddpm-nb {__version__}")
     commands = whole.add_subparsers(dest="command", required=True)
+    add_train(commands)
+    add_sample(commands)
+    add_evaluate(commands)
+    return whole
+
+
+def add_train(commands: Any) -> None:
+    """The flags of `train`: each field of the configuration is one."""
     train = commands.add_parser(
         "train",
         help="train a network on digits, CIFAR-10 or a folder of pictures",
@@ -146,15 +217,11 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    data = add_data(train, "data and results", "32")
-    data.add_argument(
-        "--out",
-        required=True,
-        type=Path,
-        help="folder for the results; a run there goes on",
-    )
-    add_device(data)
     train.set_defaults(run=run_train)
+    data = add_data(train, "data and results", "32")
+    told = "folder for the results; a run there goes on"
+    data.add_argument("--out", required=True, type=Path, help=told)
+    add_device(data)
     recipe = train.add_argument_group(
         "recipe",
         "Defaults are the paper's for CIFAR-10. With --data digits they are those of a small network "
@@ -164,12 +231,16 @@ def parser() -> argparse.ArgumentParser:
     for f in fields(TrainConfig):
         hint = next((h for h in get_args(hints[f.name]) if h is float), hints[f.name])
         recipe.add_argument(
-            "--" + f.name.replace("_", "-"),
+            flag(f.name),
             dest=f.name,
             default=argparse.SUPPRESS,  # so that only what was typed overrides
             help=f"{f.metadata['help']} (default: {shown(f.default)})",
-            **flag(hint),
+            **reads(hint),
         )
+
+
+def add_sample(commands: Any) -> None:
+    """The flags of `sample`."""
     draw = commands.add_parser(
         "sample",
         help="draw a sheet of pictures",
@@ -177,117 +248,77 @@ def parser() -> argparse.ArgumentParser:
         "Picture i of a seed is picture i, whatever --count and --batch-size; several processes "
         "(torchrun --nproc_per_node 2 -m ddpm_nb sample ...) take whole batches each.",
     )
+    draw.set_defaults(run=run_sample)
     add_network(draw)
     draw.add_argument("--out", required=True, type=Path, help="the PNG file")
-    draw.add_argument(
-        "--count", type=int, default=64, help="how many pictures (default: 64)"
-    )
+    add(draw, "count", int, 64, "how many pictures")
     add_batch_size(draw)
     add_size(draw, "height and width, 32 or 32x48 (default: as trained)")
-    draw.add_argument(
-        "--steps", type=int, help="network calls a picture (default: all, T)"
-    )
-    draw.add_argument(
-        "--method", choices=("ddpm", "ddim"), default="ddpm", help="default: ddpm"
-    )
-    draw.add_argument(
-        "--eta",
-        type=float,
-        help="fresh noise in DDIM, 0 to 1 (default: 0)",
-    )
-    draw.add_argument(
-        "--spacing",
-        choices=get_args(Spacing),
-        default="trailing",
-        help="default: trailing",
-    )
-    draw.add_argument(
-        "--variance",
-        choices=("large", "small"),
-        help="sigma^2 (default: large; with --diffusers, what the pipeline says)",
-    )
-    draw.set_defaults(run=run_sample)
+    add(draw, "steps", int, None, "network evaluations a picture (default: all, T)")
+    add(draw, "method", Literal["ddpm", "ddim"], "ddpm", "which sampler")
+    add(draw, "eta", float, None, "fresh noise in DDIM, 0 to 1 (default: 0)")
+    add(draw, "spacing", Spacing, "trailing", "how fewer steps are spread")
+    add_variance(draw)
+
+
+def add_evaluate(commands: Any) -> None:
+    """The flags of `evaluate`."""
     judge = commands.add_parser(
         "evaluate",
         help="measure bits per dimension on test pictures",
         description="Estimate the bound in bits per dimension, with its 95 % interval.",
     )
+    judge.set_defaults(run=run_evaluate)
     add_data(judge, "data", "as trained")
     add_network(judge)
     judge.add_argument("--out", type=Path, help="write the result as JSON, too")
-    judge.add_argument(
-        "--count",
-        type=int,
-        help="how many pictures, drawn at random (default: all); below 30 the interval is too narrow",
-    )
+    told = "how many pictures, drawn at random (default: all); below 30 the interval is too narrow"
+    add(judge, "count", int, None, told)
     add_batch_size(judge)
-    judge.add_argument(
-        "--num-timesteps",
-        type=int,
-        default=20,
-        help="times t a picture; 0 for all (default: 20); below 10 the interval is too narrow",
-    )
-    judge.add_argument(
-        "--variance",
-        choices=("large", "small"),
-        help="sigma^2 (default: large; with --diffusers, what the pipeline says)",
-    )
-    judge.add_argument(
-        "--decoder", choices=("exact", "tanh"), default="exact", help="default: exact"
-    )
-    judge.set_defaults(run=run_evaluate)
-    return whole
+    told = "times t a picture; 0 for all; below 10 the interval is too narrow"
+    add(judge, "num_timesteps", int, 20, told)
+    add_variance(judge)
+    add(judge, "decoder", Literal["exact", "tanh"], "exact", "the last step's density")
 
 
-def add_device(to: "argparse._ActionsContainer") -> None:
+def add_device(to: Any) -> None:
     """The flag that says where to compute."""
-    to.add_argument(
-        "--device",
-        choices=("cuda", "mps", "cpu"),
-        help="where to compute (default: the first of these that is there)",
-    )
+    told = "where to compute (default: the first of these that is there)"
+    add(to, "device", Literal["cuda", "mps", "cpu"], None, told)
 
 
-def add_batch_size(to: argparse.ArgumentParser) -> None:
+def add_batch_size(to: Any) -> None:
     """The flag that says how much the device works on at once."""
-    to.add_argument(
-        "--batch-size",
-        type=int,
-        default=128,
-        help="how many pictures at once; another number rounds otherwise, and changes nothing else (default: 128)",
-    )
+    told = "how many pictures at once; another number rounds otherwise, and changes nothing else"
+    add(to, "batch_size", int, 128, told)
 
 
-def add_size(to: "argparse._ActionsContainer", meaning: str) -> None:
+def add_size(to: Any, meaning: str) -> None:
     """The flag that says how large pictures are."""
     to.add_argument("--size", type=height_and_width, metavar="N or HxW", help=meaning)
 
 
-def add_data(
-    to: argparse.ArgumentParser, title: str, size: str
-) -> "argparse._ArgumentGroup":
+def add_variance(to: Any) -> None:
+    """The flag that says which variance a step back has."""
+    told = "sigma^2 (default: large; with --diffusers, what the pipeline says)"
+    add(to, "variance", Literal["large", "small"], None, told)
+
+
+def add_data(to: Any, title: str, size: str) -> Any:
     """The flags that say which pictures."""
     data = to.add_argument_group(title)
-    data.add_argument(
-        "--data", required=True, help="digits, cifar10, or a folder of pictures"
-    )
-    data.add_argument(
-        "--root",
-        type=Path,
-        default=Path("data"),
-        help="where CIFAR-10 is kept (default: data)",
-    )
-    add_size(
-        data,
-        f"height and width for a folder's pictures, 32 or 32x48 (default: {size})",
-    )
-    data.add_argument(
-        "--grey", action="store_true", help="read a folder's pictures as grey"
-    )
+    told = "digits, cifar10, or a folder of pictures"
+    data.add_argument("--data", required=True, help=told)
+    told = "where CIFAR-10 is kept (default: data)"
+    data.add_argument("--root", type=Path, default=Path("data"), help=told)
+    told = f"height and width for a folder's pictures, 32 or 32x48 (default: {size})"
+    add_size(data, told)
+    told = "read a folder's pictures as grey"
+    data.add_argument("--grey", action="store_true", help=told)
     return data
 
 
-def add_network(to: argparse.ArgumentParser) -> None:
+def add_network(to: Any) -> None:
     """The flags that say which network, and where chance begins."""
     network = to.add_argument_group("network")
     network.add_argument(
@@ -300,44 +331,30 @@ def add_network(to: argparse.ArgumentParser) -> None:
         action="store_true",
         help="the network is diffusers'; its pipeline's scheduler_config.json says the noise schedule",
     )
-    network.add_argument(
-        "--schedule",
-        choices=("linear", "cosine"),
-        help="with --diffusers, where no scheduler_config.json says it",
-    )
-    network.add_argument("--T", type=int, help="number of noise steps, likewise")
-    network.add_argument(
-        "--seed", type=int, default=0, help="where all randomness starts (default: 0)"
-    )
+    told = "with --diffusers, where no scheduler_config.json says it"
+    add(network, "schedule", Literal["linear", "cosine"], None, told)
+    add(network, "T", int, None, "number of noise steps, likewise")
+    add(network, "seed", int, 0, "where all randomness starts")
     add_device(network)
+
+
+# --- pictures, places, networks
 
 
 def images(
     data: str, root: Path, size: tuple[int, int] | None, channels: int, train: bool
 ) -> Data:
-    """The pictures, the configuration that fits them, and what they are."""
+    """The pictures, and what they are."""
     part = "training set" if train else "test set"
     if data == "digits":
-        about = f"scikit-learn's digits, {part}"
-        return Data(load_digits(train).images, digits_config(), about, 17)
-    if data == "cifar10":
-        known = load_cifar10(root, train)
-        about = f"CIFAR-10, {part} ({known.source})"
-        return Data(known.images, cifar10_config(), about, 256)
-    size = size or (32, 32)
-    found = load_folder(data, size=size, channels=channels)
-    about = f"{len(found)} pictures of a folder, {size[0]} x {size[1]}"
-    return Data(found, TrainConfig(), about, 256)
-
-
-# What `fit` writes into a run's folder.
-RUN = (
-    "config.json",
-    "network.safetensors",
-    "checkpoint.pt",
-    "checkpoint-before.pt",
-    "log.jsonl",
-)
+        return Data(load_digits(train).images, f"scikit-learn's digits, {part}", 17)
+    with naming(root="--root", download="--root", folder="--data", size="--size"):
+        if data == "cifar10":
+            known = load_cifar10(root, train)
+            return Data(known.images, f"CIFAR-10, {part} ({known.source})", 256)
+        size = size or (32, 32)
+        found = load_folder(data, size=size, channels=channels)
+    return Data(found, f"{len(found)} pictures of a folder, {size[0]} x {size[1]}", 256)
 
 
 def check_out(given: argparse.Namespace) -> None:
@@ -352,24 +369,13 @@ def check_out(given: argparse.Namespace) -> None:
             raise ValueError(
                 f"--out: expected a file that is not the run's own, got {path}"
             )
-    try:
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(
-            error.errno, f"--out: cannot make {given.out.parent} ({error.strerror})"
-        ) from error
 
 
-def tell(message: Warning | str, *where: Any, **more: Any) -> None:
-    """Say what a user should know, in one line, and once however many processes there are."""
-    if process()[0] == 0:
-        print(f"ddpm-nb: warning: {message}", file=sys.stderr)
-
-
-def process() -> tuple[int, int]:
-    """Which process this is, and how many a launcher has started."""
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    return (int(os.environ["RANK"]) if processes > 1 else 0), processes
+def check_numbers(given: argparse.Namespace) -> None:
+    """Refuse numbers that make no sense, before anything is loaded."""
+    for name, low in (("count", 1), ("batch_size", 1), ("steps", 1), ("seed", 0)):
+        if getattr(given, name, None) is not None:
+            check.whole(flag(name), getattr(given, name), low)
 
 
 def device(wanted: str | None) -> torch.device:
@@ -393,14 +399,15 @@ def network(given: argparse.Namespace) -> Network:
     place = device(given.device)
     typed = {"schedule": given.schedule, "T": given.T}
     typed = {name: value for name, value in typed.items() if value is not None}
-    if given.diffusers:
-        return foreign(given.network, place, typed)
-    if typed:
-        raise ValueError("--schedule, --T: expected with --diffusers only")
-    path = Path(given.network)
-    unet, schedule, notes = load_network(
-        path / "network.safetensors" if path.is_dir() else path
-    )
+    with naming(path="--network", source="--network", unet="--network"):
+        if given.diffusers:
+            return foreign(given.network, place, typed)
+        if typed:
+            raise ValueError("--schedule, --T: expected with --diffusers only")
+        path = Path(given.network)
+        unet, schedule, notes = load_network(
+            path / "network.safetensors" if path.is_dir() else path
+        )
     return Network(
         unet.to(place),
         schedule.to(place),
@@ -410,39 +417,41 @@ def network(given: argparse.Namespace) -> Network:
         clip=True,
         variance="large",
         about=", ".join(f"{name}: {value}" for name, value in notes.items()),
+        smallest_step=2 ** (len(unet.down) - 1),
     )
 
 
 def foreign(source: str, place: torch.device, typed: dict[str, Any]) -> Network:
     """A network of diffusers, with the noise schedule that its pipeline says, or that was typed."""
     unet = UNet.from_diffusers(source)
-    said = _diffusers.recipe(source)
-    if said is not None and typed:
+    recipe = _diffusers.recipe(source)
+    if recipe is not None and typed:
         raise ValueError(
             "--schedule, --T: expected where no scheduler_config.json says them, got "
             f"{source}, which has one"
         )
-    if said is None and not typed:
+    if recipe is None and not typed:
         raise ValueError(
             f"--network: {source} has no scheduler_config.json, so its noise schedule is "
             "not known: give the folder of the whole pipeline, or say what it was trained "
             "with, for the paper's --schedule linear --T 1000"
         )
-    if said is None:
-        said = _diffusers.Recipe(TrainConfig(**typed).noise_schedule())
-    schedule, model = said.schedule.to(place), unet.to(place)
-    about = f"{unet.provenance}; predicts {said.prediction}, T = {schedule.T}"
+    if recipe is None:
+        recipe = _diffusers.Recipe(TrainConfig(**typed).noise_schedule())
+    schedule, model = recipe.schedule.to(place), unet.to(place)
+    about = f"{unet.provenance}; predicts {recipe.prediction}, T = {schedule.T}"
     return Network(
         model
-        if said.prediction == "noise"
-        else _diffusers.AsNoise(model, said.prediction, schedule),
+        if recipe.prediction == "noise"
+        else _diffusers.AsNoise(model, recipe.prediction, schedule),
         schedule,
         unet.in_channels,
         _diffusers.size(_diffusers.read_json(_diffusers.find_network(source)[0])),
         None,
-        said.clip,
-        said.variance,
+        recipe.clip,
+        recipe.variance,
         about,
+        2 ** (len(unet.down) - 1),
     )
 
 
@@ -452,15 +461,13 @@ def run_train(given: argparse.Namespace) -> None:
     if place.type == "cpu":
         # accelerate asks for this; without it each of several processes takes itself for the only one.
         os.environ["ACCELERATE_USE_CPU"] = "true"
-    channels = 1 if given.grey else 3
+    names = [f.name for f in fields(TrainConfig)]
+    typed = {name: getattr(given, name) for name in names if hasattr(given, name)}
+    usual = digits_config() if given.data == "digits" else cifar10_config()
+    config, channels = replace(usual, **typed), 1 if given.grey else 3
     data = images(given.data, given.root, given.size, channels, train=True)
-    typed = {
-        f.name: getattr(given, f.name)
-        for f in fields(TrainConfig)
-        if hasattr(given, f.name)
-    }
-    config, about = replace(data.config, **typed), {"pictures": data.about}
-    trainer = fit(config, data.images, given.out, notes=about)
+    with naming(folder="--out", path="--out", images="--data"):
+        trainer = fit(config, data.images, given.out, notes={"pictures": data.about})
     if trainer.accelerator.is_main_process:
         processes = trainer.accelerator.num_processes
         print(
@@ -476,6 +483,10 @@ def size_for(given: argparse.Namespace, net: Network) -> tuple[int, int]:
         raise ValueError(
             f"--size: expected one, for {given.network} does not say its own"
         )
+    if any(side % net.smallest_step for side in size):
+        raise ValueError(
+            f"--size: expected multiples of {net.smallest_step}, which the network can halve, got {size[0]}x{size[1]}"
+        )
     if net.size not in (None, size):
         height, width = net.size
         tell(f"--size: the network was trained at {height}x{width}")
@@ -490,15 +501,13 @@ def run_sample(given: argparse.Namespace) -> None:
         raise ValueError("--eta: expected with --method ddim only, got it with ddpm")
     if given.method == "ddim" and given.variance is not None:
         raise ValueError("--variance: expected with --method ddpm only, got ddim")
-    if given.count < 1 or given.batch_size < 1:
-        raise ValueError(
-            "--count, --batch-size: expected at least 1, got "
-            f"{given.count} and {given.batch_size}"
-        )
+    check_numbers(given)
     check_out(given)
     net, (rank, processes) = network(given), process()
     size = size_for(given, net)
     steps = net.schedule.T if given.steps is None else given.steps
+    check.whole("--steps", steps, 1, net.schedule.T)
+    make_folder("--out", given.out.parent)
     variance = given.variance or net.variance
 
     def draw(first: int) -> Tensor:
@@ -556,8 +565,7 @@ def run_evaluate(given: argparse.Namespace) -> None:
         raise ValueError(
             f"evaluate: expected one process, got {process()[1]}; start it without a launcher"
         )
-    if given.batch_size < 1:
-        raise ValueError(f"--batch-size: expected at least 1, got {given.batch_size}")
+    check_numbers(given)
     net = network(given)
     if given.grey and net.channels != 1:
         raise ValueError("--grey: expected with a network for grey pictures only")
@@ -576,6 +584,8 @@ def run_evaluate(given: argparse.Namespace) -> None:
             f"--data: expected pictures with {net.levels} grey levels, on which the "
             f"network was trained, got {data.levels}"
         )
+    if given.out is not None:
+        make_folder("--out", given.out.parent)
     count = len(data.images) if given.count is None else given.count
     if not 2 <= count <= len(data.images):
         raise ValueError(f"--count: expected 2 ... {len(data.images)}, got {count}")
@@ -627,8 +637,10 @@ def run_evaluate(given: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status is 0, or 2 where something did not fit."""
     given = parser().parse_args(arguments)
+    flags = {f.name: flag(f.name) for f in fields(TrainConfig)}
+    flags |= {name: flag(name) for name in vars(given)} | {"x_t": "--size"}
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), naming(**flags):
             warnings.showwarning = tell
             given.run(given)
     except KeyboardInterrupt:
@@ -636,9 +648,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except ModuleNotFoundError as error:
         package = OPTIONAL.get((error.name or "").partition(".")[0])
-        hint = f"; pip install {package}" if package else ""
-        print(f"ddpm-nb: {error}{hint}", file=sys.stderr)
-        return 2
+        return complain(f"{error}; pip install {package}" if package else str(error))
     except (
         ValueError,
         OSError,
@@ -646,6 +656,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ImportError,
         torch.OutOfMemoryError,
     ) as error:
-        print(f"ddpm-nb: {error}", file=sys.stderr)
-        return 2
+        return complain(said(error))
     return 0

@@ -7,7 +7,7 @@ diffusers' own default.
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn
 
@@ -143,8 +143,8 @@ def _refuse(key: str, came: Any, expected: Any, file: str = CONFIG_FILE) -> NoRe
     raise ValueError(f"{file}: {key}: expected {expected}, got {came!r}")
 
 
-def arguments(config: dict[str, Any]) -> dict[str, Any]:
-    """Translate diffusers' configuration into the arguments of `UNet`, or refuse it."""
+def _same_kind(config: Mapping[str, Any]) -> None:
+    """Refuse what would load and compute something else: another value of a known key, or a key that is not known."""
     for key, (allowed, default) in NEEDED.items():
         value = config.get(key, default)
         # True is not 1 here: types count, except that 1 and 1.0 are one number.
@@ -164,51 +164,66 @@ def arguments(config: dict[str, Any]) -> dict[str, Any]:
         if not known and key not in HARMLESS and value not in (None, False):
             _refuse(key, value, "no such key, for it may change the network")
 
-    sizes = {key: config.get(key, default) for key, default in SIZES.items()}
-    for key in ("in_channels", "out_channels", "layers_per_block", "norm_num_groups"):
-        if type(sizes[key]) is not int or sizes[key] < 1:
-            _refuse(key, sizes[key], "a positive integer")
-    if sizes["out_channels"] != sizes["in_channels"]:
-        _refuse(
-            "out_channels",
-            sizes["out_channels"],
-            f"in_channels = {sizes['in_channels']}",
-        )
-    if sizes["attn_norm_num_groups"] not in (None, sizes["norm_num_groups"]):
-        _refuse(
-            "attn_norm_num_groups", sizes["attn_norm_num_groups"], "norm_num_groups"
-        )
-    widths = sizes["block_out_channels"]
-    if (
-        not isinstance(widths, Sequence)
-        or not widths
-        or any(type(width) is not int or width < 1 for width in widths)
-        or any(width % widths[0] for width in widths)
-    ):
-        _refuse("block_out_channels", widths, "multiples of the first one")
-    if sizes["time_embedding_dim"] not in (None, 4 * widths[0]):
-        _refuse("time_embedding_dim", sizes["time_embedding_dim"], 4 * widths[0])
 
-    attention: dict[str, list[bool]] = {}
-    for way in ("Down", "Up"):
-        key = f"{way.lower()}_block_types"
-        kinds = {f"{way}Block2D": False, f"Attn{way}Block2D": True}
-        names = [str(name).removeprefix("UNetRes") for name in sizes[key]]  # as once
-        if len(names) != len(widths) or not kinds.keys() >= set(names):
-            _refuse(key, sizes[key], f"{len(widths)} of {', '.join(kinds)}")
-        attention[way] = [kinds[name] for name in names]
-    if attention["Up"] != attention["Down"][::-1]:
+def _is_size(value: Any) -> bool:
+    return type(value) is int and value >= 1
+
+
+def _sizes(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the network's sizes, if this network can have them."""
+    sizes = {key: config.get(key, default) for key, default in SIZES.items()}
+
+    def need(key: str, good: bool, expected: Any) -> None:
+        if not good:
+            _refuse(key, sizes[key], expected)
+
+    for key in ("in_channels", "out_channels", "layers_per_block", "norm_num_groups"):
+        need(key, _is_size(sizes[key]), "a positive integer")
+    channels, groups = sizes["in_channels"], sizes["norm_num_groups"]
+    same = sizes["out_channels"] == channels
+    need("out_channels", same, f"in_channels = {channels}")
+    same = sizes["attn_norm_num_groups"] in (None, groups)
+    need("attn_norm_num_groups", same, "norm_num_groups")
+    widths = sizes["block_out_channels"]
+    multiples = (
+        isinstance(widths, Sequence)
+        and len(widths) > 0
+        and all(_is_size(width) and width % widths[0] == 0 for width in widths)
+    )
+    need("block_out_channels", multiples, "multiples of the first one")
+    same = sizes["time_embedding_dim"] in (None, 4 * widths[0])
+    need("time_embedding_dim", same, 4 * widths[0])
+    return sizes
+
+
+def _attention(way: str, sizes: Mapping[str, Any]) -> list[bool]:
+    """Return for each level of a way, "Down" or "Up", whether its blocks have attention."""
+    key, levels = f"{way.lower()}_block_types", len(sizes["block_out_channels"])
+    kinds = {f"{way}Block2D": False, f"Attn{way}Block2D": True}
+    names = [str(name).removeprefix("UNetRes") for name in sizes[key]]  # as once
+    if len(names) != levels or not kinds.keys() >= set(names):
+        _refuse(key, sizes[key], f"{levels} of {', '.join(kinds)}")
+    return [kinds[name] for name in names]
+
+
+def arguments(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Translate diffusers' configuration into the arguments of `UNet`, or refuse it."""
+    _same_kind(config)
+    sizes = _sizes(config)
+    attention = _attention("Down", sizes)
+    if _attention("Up", sizes) != attention[::-1]:
         _refuse(
             "up_block_types",
             sizes["up_block_types"],
             "attention at the same levels as in down_block_types, in reverse order",
         )
+    widths = sizes["block_out_channels"]
     return {
         "in_channels": sizes["in_channels"],
         "channels": widths[0],
         "channel_mult": tuple(width // widths[0] for width in widths),
         "num_res_blocks": sizes["layers_per_block"],
-        "attention_levels": tuple(attention["Down"]),
+        "attention_levels": tuple(attention),
         "dropout": sizes["dropout"],
         "norm_num_groups": sizes["norm_num_groups"],
     }
@@ -239,6 +254,10 @@ def _find(source: str | Path, *places: str) -> Path | None:
             f"source: expected a folder, or a name on the hub such as "
             f"google/ddpm-cifar10-32, got {str(source)!r}"
         )
+    return _find_on_hub(str(source), places)
+
+
+def _find_on_hub(source: str, places: Sequence[str]) -> Path | None:
     try:
         from huggingface_hub import errors, hf_hub_download
     except ImportError as error:
@@ -249,7 +268,7 @@ def _find(source: str | Path, *places: str) -> Path | None:
     try:
         for place in places:
             try:
-                return Path(hf_hub_download(str(source), place))
+                return Path(hf_hub_download(source, place))
             except errors.LocalEntryNotFoundError:
                 raise
             except errors.EntryNotFoundError:
@@ -324,6 +343,16 @@ def load(unet: nn.Module, path: Path) -> None:
                 f"got {shape}"
             )
     unet.load_state_dict({mine: came[theirs] for theirs, mine in ours.items()})
+
+
+def load_unet(build: Callable[..., Any], source: str | Path) -> Any:
+    """Return the network of a folder, or of a name on the hub, in `eval` mode; `build` is `UNet`."""
+    config_file, weights_file = find_network(source)
+    config = read_json(config_file)
+    unet = build(**arguments(config))
+    load(unet, weights_file)
+    unet.provenance = provenance(str(source), config)
+    return unet.eval()
 
 
 def provenance(source: str, config: dict[str, Any]) -> str:
@@ -427,14 +456,34 @@ def recipe(source: str | Path) -> Recipe | None:
     return None if path is None else noise_recipe(read_json(path))
 
 
+def _choose(said: Mapping[str, Any], key: str, known: Mapping[str, Any]) -> Any:
+    if said[key] not in known:
+        _refuse(key, said[key], " or ".join(known), SCHEDULER_FILE)
+    return known[said[key]]
+
+
+def _schedule(said: Mapping[str, Any]) -> Schedule:
+    """Return the noise schedule that a scheduler's keys describe."""
+    T, betas = said["num_train_timesteps"], said["trained_betas"]
+    if not _is_size(T):
+        _refuse("num_train_timesteps", T, "a positive integer", SCHEDULER_FILE)
+    if betas is not None:
+        if len(betas) != T:
+            came = f"{len(betas)} numbers"
+            _refuse("trained_betas", came, f"{T} numbers", SCHEDULER_FILE)
+        return Schedule(betas)
+    first, last = said["beta_start"], said["beta_end"]
+    roots = torch.linspace(first**0.5, last**0.5, T, dtype=torch.float64)
+    schedules: dict[str, Callable[[], Schedule]] = {
+        "linear": lambda: Schedule.linear(T, first, last),
+        "scaled_linear": lambda: Schedule(roots**2),
+        "squaredcos_cap_v2": lambda: Schedule.cosine(T),
+    }
+    return _choose(said, "beta_schedule", schedules)()
+
+
 def noise_recipe(config: Mapping[str, Any]) -> Recipe:
     """Translate the configuration of diffusers' DDPMScheduler or DDIMScheduler, or refuse it."""
-
-    def choose(key: str, known: Mapping[str, Any]) -> Any:
-        if said[key] not in known:
-            _refuse(key, said[key], " or ".join(known), SCHEDULER_FILE)
-        return known[said[key]]
-
     name = config.get("_class_name")
     if name not in ("DDPMScheduler", "DDIMScheduler"):
         _refuse("_class_name", name, "DDPMScheduler or DDIMScheduler", SCHEDULER_FILE)
@@ -443,31 +492,13 @@ def noise_recipe(config: Mapping[str, Any]) -> Recipe:
         if not known and value not in (None, False):
             _refuse(key, value, "none, for it is not done here", SCHEDULER_FILE)
     said = {key: config.get(key, default) for key, default in NOISE.items()}
-    T, betas = said["num_train_timesteps"], said["trained_betas"]
-    if type(T) is not int or T < 1:
-        _refuse("num_train_timesteps", T, "a positive integer", SCHEDULER_FILE)
     if said["clip_sample"] and said["clip_sample_range"] != 1:
         _refuse("clip_sample_range", said["clip_sample_range"], 1, SCHEDULER_FILE)
-    if betas is None:
-        first, last = said["beta_start"], said["beta_end"]
-        roots = torch.linspace(first**0.5, last**0.5, T, dtype=torch.float64)
-        schedules = {
-            "linear": lambda: Schedule.linear(T, first, last),
-            "scaled_linear": lambda: Schedule(roots**2),
-            "squaredcos_cap_v2": lambda: Schedule.cosine(T),
-        }
-        schedule = choose("beta_schedule", schedules)()
-    elif len(betas) == T:
-        schedule = Schedule(betas)
-    else:
-        _refuse(
-            "trained_betas", f"{len(betas)} numbers", f"{T} numbers", SCHEDULER_FILE
-        )
     return Recipe(
-        schedule,
-        choose("prediction_type", PREDICTIONS),
+        _schedule(said),
+        _choose(said, "prediction_type", PREDICTIONS),
         bool(said["clip_sample"]),
-        choose("variance_type", VARIANCES),
+        _choose(said, "variance_type", VARIANCES),
     )
 
 
@@ -477,11 +508,7 @@ def size(config: Mapping[str, Any]) -> tuple[int, int] | None:
     if said is None:
         return None
     both = (said, said) if type(said) is int else said
-    if (
-        not isinstance(both, Sequence)
-        or len(both) != 2
-        or any(type(side) is not int or side < 1 for side in both)
-    ):
+    if not isinstance(both, Sequence) or len(both) != 2 or not all(map(_is_size, both)):
         _refuse("sample_size", said, "a positive integer, or two")
     return both[0], both[1]
 

@@ -132,6 +132,45 @@ def noise_for(
     return lambda t: torch.cat([draw(rng, (1, *shape[1:])) for rng in each])
 
 
+def times_for(
+    shape: Sequence[int], device: torch.device, generator: Randomness, T: int
+) -> Callable[[range], Tensor]:
+    """Return a function of a block of times: it draws one of them for each picture, evenly, (B,) int64.
+
+    No x_t has a t beyond T; so a list's or a callable's noise of T + the block's last time is free to decide: Phi(z)
+    is uniform.
+    """
+    if generator is None or isinstance(generator, torch.Generator):
+        rng, at = generator, device if generator is None else generator.device
+        return lambda block: torch.randint(
+            block[0], block[-1] + 1, shape[:1], generator=rng, device=at
+        ).to(device)
+    cpu = torch.device("cpu")  # MPS has no float64
+    normal = noise_for(shape, cpu, generator, torch.float64)
+
+    def draw(block: range) -> Tensor:
+        if len(block) == 1:
+            return torch.full(shape[:1], block[0], device=device)
+        share = torch.special.ndtr(normal(T + block[-1]).flatten(1)[:, 0])
+        t = block[0] + (share * len(block)).long()
+        return t.clamp(max=block[-1]).to(device)
+
+    return draw
+
+
+def in_batches(
+    x: Tensor, size: int, generator: Randomness
+) -> list[tuple[Tensor, Randomness]]:
+    """Return x in batches, each with the randomness of its pictures.
+
+    Raises:
+        ValueError: if a list of generators has another length than x.
+    """
+    noise_for(x.shape, x.device, generator, x.dtype)  # refuses such a list
+    starts = range(0, len(x), size)
+    return [(x[i : i + size], part_of(generator, i, size)) for i in starts]
+
+
 def part_of(generator: Randomness, first: int, n: int) -> Randomness:
     """Return the randomness of n of a batch's pictures, from number `first` on."""
     if generator is None or isinstance(generator, torch.Generator):

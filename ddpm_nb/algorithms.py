@@ -237,8 +237,8 @@ class Prediction:
     before: "Prediction | None" = None
 
 
-# From a prediction at t to the time s: the mean of x_s, and the standard deviation of the
-# noise to add (None: no noise).
+# From what is predicted at t to the time s: the mean of x_s, and the standard
+# deviation of the noise to add (None: no noise).
 Rule = Callable[[Prediction, int, Schedule], tuple[Tensor, Tensor | None]]
 
 
@@ -281,6 +281,10 @@ class Step:
     x_0_hat: Tensor
 
 
+# %% [markdown]
+# The loop, with the lines of Algorithm 2 at its lines:
+
+# %%
 def sample_steps(
     model: Model,
     shape: Sequence[int],
@@ -293,10 +297,11 @@ def sample_steps(
     generator: Randomness = None,
     dtype: torch.dtype | None = None,
 ) -> Iterator[Step]:
-    """Run Algorithm 2, or another sampler, one step at a time, on the schedule's device.
+    """Run a sampler, Algorithm 2 by default, one step at a time.
 
-    An `nn.Module` runs in eval mode; any other callable runs as it is. Neither gets
-    gradients. Between two steps the model and the gradient mode are as you left them.
+    It runs on the schedule's device. An `nn.Module` runs in eval mode; any other
+    callable runs as it is. Neither gets gradients. Between two steps the model and the
+    gradient mode are as you left them.
 
     Args:
         model: the network or any callable, noise = model(x_t, t), with t (B,) int64 in
@@ -324,14 +329,13 @@ def sample_steps(
             another device than the schedule, its answer has another shape than x, or the
             generators are not as many as the pictures.
 
-    Paper: Algorithm 2.
+    Equation: eq-sampling-step. Paper: Algorithm 2.
     """
     device, rule = check.device(model, schedule), rule or ancestral()
     timesteps = range(schedule.T, -1, -1) if timesteps is None else timesteps
     visited = check.times("timesteps", timesteps, schedule)
     dtype = dtype if x_T is None else check.start(x_T, shape).dtype
     normal = noise_for(shape, device, generator, dtype)
-
     tables = Schedule(schedule.beta[1:])  # on the CPU, whose numbers cost no waiting
 
     def predict(x: Tensor, t: int, asked: int | None = None) -> Prediction:
@@ -563,10 +567,8 @@ def sample(
 # %% [markdown]
 # Each variance gets the test, for three seeds and now with 20,000 points (one seed and 5,000 points for the 1,000 steps); each seed has its own noises and its own true points. Beside it stands the width of the bumps, divided by the true width. A hair below 1.00 is right, since a point that strays far is counted to the bump next door; true points stand in the first line. (The interval holds 95 % of such measurements. A variance estimated from $N$ normal numbers has the relative error $\sqrt{2/N}$, and its root half of that.)
 
-# %% tags=["active-ipynb", "nbval-ignore-output"]
-#
-
 # %% tags=["active-ipynb"]
+# def rejected(x, seed):
 #     """Does the test see that these are no data? Each seed has its own true points."""
 #     points = ring.sample(len(x), torch.Generator().manual_seed(100 + seed))
 #     return two_sample_p(x, points, ring) < 0.01

@@ -27,21 +27,13 @@
 # %%
 """CIFAR-10 and the digits as tensors, and the two configurations that train on them."""
 
-import hashlib
-import http.client
-import os
-import tarfile
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from ddpm_nb import _data
 from ddpm_nb.training import TrainConfig
 
 # %% [markdown]
@@ -49,12 +41,13 @@ from ddpm_nb.training import TrainConfig
 #
 # CIFAR-10 holds 60,000 colour photographs of 32×32 pixels in ten classes, 6,000 of each: 50,000 to train on and 10,000 to test with. The model is told no classes. They are kept here for those who want to measure something by class.
 #
-# The official archive comes in two forms. One is a pickle, Python's own format, which can hide a program. The other is plain bytes: for each picture one byte for its class, then 1,024 bytes of red, 1,024 of green and 1,024 of blue. This loader reads the plain one, and it is careful: a download that breaks off is taken up again, and the archive is opened only after its checksum (SHA-256, a fingerprint of 64 hexadecimal digits; nobody knows how to make another file with the same one) has been compared with the known one.
+# The official archive comes in two forms. One is a pickle, Python's own format, which can hide a program. The other is plain bytes: for each picture one byte for its class, then 1,024 bytes of red, 1,024 of green and 1,024 of blue. This loader reads the plain one. A download that breaks off is taken up again, and the archive is opened only after its checksum (SHA-256, a fingerprint of 64 hexadecimal digits; nobody knows how to make another file with the same one) has been compared with the known one.
 
 # %%
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
-FOLDER = "cifar-10-batches-bin"
+SIZE = 170_052_171  # bytes
+FOLDER = "cifar-10-batches-bin"  # in the archive
 CLASSES = (
     "airplane",
     "automobile",
@@ -67,12 +60,32 @@ CLASSES = (
     "ship",
     "truck",
 )
-SIZE = 170_052_171  # bytes
-# One byte for the class, then 32 x 32 pixels of red, of green, of blue.
-RECORD = 3073
-RECORDS = 10_000  # in each file
+
+# %% [markdown]
+# Each file of the archive holds 10,000 records, one a picture.
+
+# %%
+RECORD = 3073  # one byte for the class, then 32 x 32 of red, of green, of blue
+RECORDS = 10_000
 
 
+def _records(name: str, content: bytes) -> Tensor:
+    """Return a file's records, (10000, 3073) uint8."""
+    if len(content) != RECORDS * RECORD:
+        raise ValueError(
+            f"root: expected {RECORDS * RECORD:,} bytes in {name}, got {len(content):,}"
+        )
+    records = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    records = records.reshape(RECORDS, RECORD)
+    if (most := int(records[:, 0].max())) >= len(CLASSES):
+        raise ValueError(f"root: expected labels 0 ... 9 in {name}, got {most}")
+    return records
+
+
+# %% [markdown]
+# Where nothing is there yet, the archive is fetched. A folder of its files will also do, if somebody has unpacked it; then only their sizes and labels can be checked, and the result says so.
+
+# %%
 class Labelled(NamedTuple):
     """Pictures (N, C, H, W), their classes (N,) int64, and where they come from."""
 
@@ -102,145 +115,27 @@ def load_cifar10(
         ValueError: if the archive is not the official one, or a file of the folder is
             missing, has another size or impossible labels.
     """
-    root = Path(root)
-    names = (
+    archive, folder = Path(root) / URL.rpartition("/")[2], Path(root) / FOLDER
+    parts = (
         [f"data_batch_{i}.bin" for i in range(1, 6)] if train else ["test_batch.bin"]
     )
-    archive, folder = root / URL.rpartition("/")[2], root / FOLDER
     if not archive.exists() and not folder.is_dir():
         if not download:
             raise FileNotFoundError(
                 f"root: expected {archive.name} or a folder {FOLDER} in {root}, got "
                 "neither; download=True fetches the archive"
             )
-        with _one_at_a_time(root):
-            if not archive.exists():  # another process may have fetched it meanwhile
-                _download(archive)
+        _data.fetch(URL, archive, SIZE, SHA256, "CIFAR-10")
     if archive.exists():
-        _verify(archive)
-        contents = _members(archive, names)
+        names = [f"{FOLDER}/{part}" for part in parts]
+        contents = _data.read_archive(_data.verified(archive, SHA256), names)
         source = "official archive, SHA-256 verified"
     else:
-        missing = [name for name in names if not (folder / name).is_file()]
-        if missing:
-            raise ValueError(
-                f"root: expected {', '.join(names)} in {folder}, "
-                f"got none of the name {missing[0]}"
-            )
-        contents = [(folder / name).read_bytes() for name in names]
+        contents = _data.read_files(folder, parts)
         source = "a folder's files, sizes and labels checked, contents unverified"
-    records = torch.cat([_records(*pair) for pair in zip(names, contents)])
-    labels = records[:, 0].long()
-    return Labelled(records[:, 1:].reshape(-1, 3, 32, 32), labels, source)
-
-
-def _records(name: str, content: bytes) -> Tensor:
-    """Return a file's records, (10000, 3073) uint8."""
-    if len(content) != RECORDS * RECORD:
-        raise ValueError(
-            f"root: expected {RECORDS * RECORD:,} bytes in {name}, got {len(content):,}"
-        )
-    records = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-    records = records.reshape(RECORDS, RECORD)
-    if int(records[:, 0].max()) >= len(CLASSES):
-        raise ValueError(
-            f"root: expected labels 0 ... 9 in {name}, got {int(records[:, 0].max())}"
-        )
-    return records
-
-
-def _members(archive: Path, names: list[str]) -> list[bytes]:
-    """Read files of the archive without unpacking it to the disk."""
-    contents = []
-    with tarfile.open(archive) as tar:
-        for name in names:
-            file = tar.extractfile(f"{FOLDER}/{name}")
-            assert file is not None  # the checksum says that it is there
-            contents.append(file.read())
-    return contents
-
-
-def _verify(archive: Path) -> None:
-    with archive.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != SHA256:
-        raise ValueError(
-            f"root: expected the official archive with SHA-256 {SHA256}, got {archive} "
-            f"with {found}; remove it, and it is fetched again"
-        )
-
-
-@contextmanager
-def _one_at_a_time(root: Path) -> Iterator[None]:
-    """Make the folder, and keep it for one process at a time."""
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(
-            error.errno, f"root: cannot make {root} ({error.strerror})"
-        ) from error
-    if os.name != "posix":
-        yield
-        return
-    import fcntl
-
-    claim = os.open(root, os.O_RDONLY)
-    try:
-        fcntl.flock(claim, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(claim)  # which ends the claim
-
-
-def _download(archive: Path) -> None:
-    """Fetch the archive; go on where an earlier call stopped."""
-    part = archive.with_name(archive.name + ".part")
-    have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(URL, headers={"Range": f"bytes={have}-"})
-    try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            if answer.status != 206:  # the server sends all from the start
-                have = 0
-            left = SIZE - have
-            length = answer.headers.get("Content-Length")
-            if length is not None and length != str(left):  # a login page, for instance
-                raise ConnectionError(f"{length} bytes, where {left:,} were left")
-            bar = tqdm(
-                total=have + left,
-                initial=have,
-                unit="B",
-                unit_scale=True,
-                desc="CIFAR-10",
-            )
-            with part.open("ab" if have else "wb") as file, bar:
-                while chunk := answer.read1(1 << 20):  # not all at once: keep what came
-                    file.write(chunk)
-                    bar.update(len(chunk))
-            arrived = part.stat().st_size - have
-    except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing is left to send: the part is whole, or wrong
-            arrived = left = 0
-        else:
-            raise ConnectionError(
-                f"download: expected {URL}, got {error}; put the archive into "
-                f"{archive.parent} by hand"
-            ) from error
-    except (http.client.HTTPException, OSError) as error:
-        raise ConnectionError(
-            f"download: expected {URL}, got {error}. What has arrived is kept: call "
-            f"again to go on, or put the archive into {archive.parent} by hand"
-        ) from error
-    if arrived < left:
-        raise ConnectionError(
-            f"download: expected {left:,} more bytes of {URL}, got {arrived:,}. They are "
-            "kept: call again to go on"
-        )
-    try:
-        _verify(part)
-    except ValueError:
-        part.unlink()  # going on from wrong bytes would never end well
-        raise
-    part.replace(archive)
+    records = torch.cat([_records(*pair) for pair in zip(parts, contents)])
+    images = records[:, 1:].reshape(-1, 3, 32, 32)
+    return Labelled(images, records[:, 0].long(), source)
 
 
 # %% [markdown]
@@ -280,8 +175,7 @@ def load_digits(train: bool = True) -> Labelled:
 # %% mystnb={"image": {"alt": "Two rows of ten small pictures, two of each class, with the names of the classes above. Without a GPU they are handwritten digits of 8 by 8 pixels, from 0 to 9, each under its own name."}} tags=["active-ipynb"]
 # import matplotlib.pyplot as plt
 #
-# from ddpm_nb import _figures as fig
-# from ddpm_nb.training import to_float
+# from ddpm_nb import _figures as fig, to_float
 #
 # fig.use_style()
 # on_gpu = torch.cuda.is_available()
@@ -372,11 +266,11 @@ def digits_config() -> TrainConfig:
 # **Memory.** Weights, gradients, Adam's two means and the average take 715 MB ([training](training.ipynb), Exercise 3). What the layers keep for the gradient is more, and grows with the batch. Count it for one picture:
 
 # %% tags=["active-ipynb"]
+# # A counter of the bytes that stay for the gradient after n pictures have gone through.
 # network = UNet.cifar10()
 #
 #
 # def held(n, short):
-#     """Bytes that stay for the gradient after n pictures have gone through."""
 #     kept = {}
 #
 #     def keep(saved):
@@ -388,8 +282,8 @@ def digits_config() -> TrainConfig:
 #         answer = network(torch.zeros(n, 3, 32, 32), torch.ones(n, dtype=torch.int64))
 #     assert answer.requires_grad
 #     return sum(kept.values())
-#
-#
+
+# %% tags=["active-ipynb"]
 # for name, short in (("float32", False), ("mixed with bf16", True)):
 #     more = held(2, short) - held(1, short)  # the weights are in both, and drop out
 #     print(
@@ -397,7 +291,7 @@ def digits_config() -> TrainConfig:
 #     )
 
 # %% [markdown]
-# That was counted on a CPU. Mixed precision does not halve it: the normalisations and the bends between them keep what they need in float32. A GPU that has less works the batch off in pieces: `gradient_accumulation_steps=4` cuts it to a quarter.
+# That was counted on a CPU. Mixed precision does not halve it: the normalisations and the activations between them keep what they need in float32. A GPU with less memory accumulates the gradient over several parts of the batch: `gradient_accumulation_steps=4` needs a quarter.
 #
 # **Several GPUs.** The batch is shared out: with 8 GPUs each has 16 pictures, as had each of the eight cores of the paper's TPU. The command is `accelerate launch -m ddpm_nb train --data cifar10 --out runs/cifar10 --precision bf16`; `accelerate config` asks once for the number of GPUs and machines. A run may stop and go on with another number of them. `torchrun --nproc_per_node 8 -m ddpm_nb sample …` draws with eight: each takes whole batches, and picture $i$ of a seed is the same picture, however many there are.
 #
@@ -614,14 +508,14 @@ def digits_config() -> TrainConfig:
 # To measure your own run the same way, these lines need a GPU, `pip install ".[eval]"` in a clone, and some hours for the 50,000 samples. (They have not been run for this page.) The bits come from the command line: `ddpm-nb evaluate --data cifar10 --network runs/cifar10`.
 #
 # ```python
+# from ddpm_nb import inception, load_network, to_float
 # from ddpm_nb.algorithms import sample
-# from ddpm_nb.evaluation import collect_features, frechet_distance, inception
-# from ddpm_nb.training import to_float, load_network
+# from ddpm_nb.evaluation import collect_features, frechet_distance
 #
 # network, schedule, _ = load_network("runs/cifar10/network.safetensors")
 # network, schedule = network.to("cuda"), schedule.to("cuda")
 # describe = inception(device="cuda")
-# real = collect_features(describe, map(to_float, load_cifar10().pictures.split(256)))
+# real = collect_features(describe, map(to_float, load_cifar10().images.split(256)))
 # shape = (256, 3, 32, 32)
 # samples = (sample(network, shape, schedule, clip=True) for _ in range(196))
 # print(frechet_distance(collect_features(describe, samples), real))

@@ -5,11 +5,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
 from tools import address
 
 pytestmark = pytest.mark.fast
-ROOT = Path(__file__).resolve().parent.parent
 
 # Put together here, so that this file holds no address that the search would find.
 OLD = "/".join(["ddpm_nb", "ddpm_nb"])
@@ -77,10 +77,15 @@ def test_a_stray_is_found(checkout: Path, stray: str) -> None:
         f"{GITHUB}/a/b",
         "a/b c",
         "a/..",
+        "a/b.git",
     ],
 )
 def test_a_malformed_address_is_one_line(
-    bad: str, capsys: pytest.CaptureFixture[str]
+    bad: str,
+    checkout: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert address.main([bad]) == 1
+    monkeypatch.setattr(address, "ROOT", checkout)  # nothing may change, there least
+    assert address.main(bad) == 1
     assert len(capsys.readouterr().err.strip().splitlines()) == 1

@@ -129,7 +129,7 @@ def test_the_archive_is_verified_and_read(
     assert "verified" in train.source
     test = load_cifar10(tmp_path, train=False)
     assert test.images.shape == (10_000, 3, 32, 32)
-    assert [p.name for p in tmp_path.iterdir()] == [
+    assert [p.name for p in tmp_path.glob("[!.]*")] == [
         "cifar-10-binary.tar.gz"
     ]  # nothing was unpacked
 
@@ -180,12 +180,14 @@ def test_a_folder_s_files_are_read_and_said_to_be_unverified(
 def test_nothing_there_and_no_download(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="got neither; download=True"):
         load_cifar10(tmp_path, download=False)
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.glob("[!.]*"))
 
 
 def test_download_in_one_go(server: Server, tmp_path: Path) -> None:
     assert len(load_cifar10(tmp_path / "new", train=False).images) == 10_000
-    assert [p.name for p in (tmp_path / "new").iterdir()] == ["cifar-10-binary.tar.gz"]
+    assert [p.name for p in (tmp_path / "new").glob("[!.]*")] == [
+        "cifar-10-binary.tar.gz"
+    ]
     load_cifar10(tmp_path / "new", train=False)
     assert len(server.asked) == 1  # the second time it was there
 
@@ -203,7 +205,7 @@ def test_of_several_processes_one_downloads(server: Server, tmp_path: Path) -> N
         thread.join()
     assert len(found) == 4
     assert server.asked == ["bytes=0-"]
-    assert [p.name for p in tmp_path.iterdir()] == ["cifar-10-binary.tar.gz"]
+    assert [p.name for p in tmp_path.glob("[!.]*")] == ["cifar-10-binary.tar.gz"]
 
 
 @pytest.mark.parametrize("knows_ranges", [True, False])
@@ -213,12 +215,12 @@ def test_a_download_that_breaks_off_goes_on(
     server.breaks_at = 1000
     with pytest.raises(ConnectionError, match="call again to go on"):
         load_cifar10(tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["cifar-10-binary.tar.gz.part"]
+    assert [p.name for p in tmp_path.glob("[!.]*")] == ["cifar-10-binary.tar.gz.part"]
     assert (tmp_path / "cifar-10-binary.tar.gz.part").read_bytes() == archive[:1000]
     server.breaks_at, server.knows_ranges = None, knows_ranges
     assert len(load_cifar10(tmp_path, train=False).images) == 10_000
     assert server.asked == ["bytes=0-", "bytes=1000-"]
-    assert [p.name for p in tmp_path.iterdir()] == ["cifar-10-binary.tar.gz"]
+    assert [p.name for p in tmp_path.glob("[!.]*")] == ["cifar-10-binary.tar.gz"]
 
 
 def test_a_part_that_is_already_whole_is_used(
@@ -234,7 +236,7 @@ def test_a_download_of_something_else_leaves_nothing(
     server.content = b"<html>not here</html>"
     with pytest.raises(ConnectionError, match="21 bytes, where"):
         load_cifar10(tmp_path)
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.glob("[!.]*"))
 
 
 def test_no_network(
@@ -245,7 +247,7 @@ def test_no_network(
     )  # nobody listens there
     with pytest.raises(ConnectionError, match="by hand"):
         load_cifar10(tmp_path)
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.glob("[!.]*"))
 
 
 def test_digits_are_those_of_scikit_learn() -> None:
@@ -385,7 +387,7 @@ def test_what_came_before_a_reset_is_kept(
     monkeypatch.setattr("urllib.request.urlopen", lambda *a, **k: Answer(Line()))
     with pytest.raises(ConnectionError, match="is kept"):
         load_cifar10(tmp_path)
-    (part,) = tmp_path.iterdir()
+    (part,) = tmp_path.glob("[!.]*")
     assert part.stat().st_size == 5000
 
 

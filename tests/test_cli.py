@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,18 +18,13 @@ from PIL import Image
 from torch import Tensor
 
 from ddpm_nb import _cli
+from ddpm_nb._data import load_folder, to_float
 from ddpm_nb._noise import CounterNoise
 from ddpm_nb.cifar10 import Labelled
 from ddpm_nb.evaluation import bits_per_dim
 from ddpm_nb.fewer_steps import timesteps
 from ddpm_nb.forward import Schedule
-from ddpm_nb.training import (
-    TrainConfig,
-    load_folder,
-    load_network,
-    save_network,
-    to_float,
-)
+from ddpm_nb.training import TrainConfig, load_network, save_network
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -98,6 +94,57 @@ def test_errors_are_one_line_and_status_2(
     assert "9.png" in error
     assert error.count("\n") == 1
     assert not (folder / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--seed=-1", "--seed: expected a number in [0, "),
+        ("--batch-size=0", "--batch-size: expected at least 1, got 0"),
+        ("--batch-size=7", "--data: expected at least a batch of 7, got 6"),
+        ("--size=7x9", "--data: expected a height and a width that the network can halve 1 times, multiples of 2"),
+        ("--channels=10", "--channels: expected an even multiple of norm_num_groups = 4"),
+        ("--channel-mult=1,2,2", "--channel-mult, --attention-levels: expected one entry"),
+        ("--log-with=aim", "--log-with: expected a tracker whose package is installed, got aim; pip install aim"),
+        ("--data=nowhere", "--data: expected a folder, got nowhere"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_trained_is_refused_before_a_folder_is_made(
+    arguments: str, message: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(folder, arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"ddpm-nb: {message}") and error.count("\n") == 1
+    assert not (folder / "run").exists()
+
+
+def test_refusals_name_the_flag(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine, run, new = (str(folder / name) for name in ("mine", "run", "new/a.png"))
+    (folder / "empty").mkdir()
+    data = ["train", "--data", mine, "--size=8", *SMALL, "--steps=1", "--out"]
+    error = refusal(capsys, *data, f"{mine}/0.png/run")
+    assert error.startswith(f"ddpm-nb: --out: cannot make {mine}/0.png/run (")
+    error = refusal(capsys, "train", "--data", str(folder / "empty"), "--out", run)
+    assert error.startswith("ddpm-nb: --data: expected pictures in")
+    assert _cli.main([*data, run]) == 0
+    draw = ["sample", "--network", run, "--out", new]
+    for more, message in (
+        ("--count=0", "--count: expected at least 1, got 0\n"),
+        ("--batch-size=0", "--batch-size: expected at least 1, got 0\n"),
+        ("--seed=-1", "--seed: expected at least 0, got -1\n"),
+        ("--steps=0", "--steps: expected at least 1, got 0\n"),
+        ("--steps=11", "--steps: expected 1 ... 10, got 11\n"),
+        ("--size=7x8", "--size: expected multiples of 2, which the network can halve, got 7x8\n"),
+        ("--network=none", "--network: expected a network, got none: no such file\n"),
+        ("--eta=2 --method=ddim", "--eta: expected a number from 0 to 1, got 2.0\n"),
+    ):  # fmt: skip
+        assert refusal(capsys, *draw, *more.split()) == f"ddpm-nb: {message}"
+        assert (folder / "new").exists() == ("--eta" in more)
+    (folder / "run/checkpoint.pt").write_bytes(b"")
+    error = refusal(capsys, *data, run)
+    assert error.startswith("ddpm-nb: --out: expected a whole checkpoint, got")
 
 
 @pytest.mark.parametrize(
@@ -583,8 +630,8 @@ def test_a_picture_is_measured_in_the_same_way_in_any_company(
     assert not torch.allclose(totals[-1].sort().values, totals[0].sort().values)
 
 
-def launched(processes: int, *command: str) -> str:
-    """What a command prints in so many processes, of one thread each."""
+def launched(processes: int, *command: str, status: int = 0) -> str:
+    """What a command prints in so many processes, of one thread each; where it fails, its errors."""
     torchrun = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
     free = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m"]
     start = [*torchrun, *free] if processes > 1 else ["-m"]
@@ -593,8 +640,8 @@ def launched(processes: int, *command: str) -> str:
         capture_output=True, text=True, check=False, timeout=600,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert done.returncode == status, done.stderr
+    return done.stderr if status else done.stdout
 
 
 def test_two_processes_train_and_draw_what_one_does(folder: Path) -> None:
@@ -628,6 +675,22 @@ def test_evaluate_in_several_processes_is_refused(
         monkeypatch.setenv(name, value)
     error = refusal(capsys, "evaluate", "--network", "x", "--data", "digits")
     assert "expected one process, got 2" in error
+
+
+def test_what_fails_in_all_processes_is_said_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The launcher ends those that wait; one that fails alone says so in the end."""
+    wrong = ["--data", str(folder / "mine"), "--out", str(folder / "run"), "--seed=-1"]
+    error = launched(2, "train", *wrong, status=1)
+    assert error.count("--seed: expected a number in") == 1
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, times in (("0", 0), ("1", 1)):
+        monkeypatch.setenv("RANK", rank)
+        assert "--seed: expected" in refusal(capsys, "train", *wrong)
+        assert len(waited) == times
 
 
 # --- said in one line

@@ -5,13 +5,13 @@ import re
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
 import ddpm_nb
 from tools import index
-from tools.promises import equations, labels
+from tools.book import equations, labels
 
 pytestmark = pytest.mark.fast
-ROOT = Path(__file__).resolve().parent.parent
 EQUATION_LINE = re.compile(
     r"^\s*Equation: ((?:eq|def)-[a-z0-9-]+(?:, (?:eq|def)-[a-z0-9-]+)*)\.", re.M
 )
@@ -27,21 +27,14 @@ def uncovered(book: set[str], tests: set[str]) -> str:
     return "\n".join(lines)
 
 
-def all_marked() -> set[str]:
-    files = (ROOT / "tests").glob("test_*.py")
-    return set().union(
-        *(index.marked(path.read_text(encoding="utf-8")) for path in files)
-    )
-
-
 def test_labels_of_the_book_are_the_labels_of_the_tests() -> None:
     book = set(equations(ROOT))
     assert len(book) > 20
-    assert uncovered(book, all_marked()) == ""
+    assert uncovered(book, set(index.all_marked())) == ""
 
 
 def test_a_missing_label_or_test_is_found() -> None:
-    book, tests = set(equations(ROOT)), all_marked()
+    book, tests = set(equations(ROOT)), set(index.all_marked())
     assert "eq-forward: no test" in uncovered(book, tests - {"eq-forward"})
     assert "eq-forward: a test" in uncovered(book - {"eq-forward"}, tests)
 
@@ -76,17 +69,11 @@ def test_docstrings_name_equations_of_their_own_chapter() -> None:
     assert len(named) > 15
 
 
-def test_index_of_equations_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    assert (ROOT / index.PAGE).read_text(encoding="utf-8") == index.page(), (
-        "run `make sync`"
-    )
+def test_index_of_equations_is_up_to_date() -> None:
+    assert index.PAGE.read_text(encoding="utf-8") == index.page(), "run `make sync`"
 
 
-def test_index_of_equations_names_code_and_tests_of_each(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.chdir(ROOT)
+def test_index_of_equations_names_code_and_tests_of_each() -> None:
     row = next(
         line for line in index.page().splitlines() if line.startswith("| `eq-forward`")
     )

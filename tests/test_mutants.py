@@ -1,17 +1,14 @@
 """The tool that breaks the package on purpose: which mutants it makes, who judges them, and that it goes on."""
 
-import os
 import re
-import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
 import pytest
+from helpers import ROOT, run
 
 from tools.mutants import chosen, mutants
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def changes(source: str, *words: list[str]) -> set[str]:
@@ -244,6 +241,14 @@ HOUSE = {
 
         LIST = [1, 2][:1]
         ''',
+    "ddpm_nb/_room.py": "def same(x): return -x",
+    "ddpm_nb/text.py": '"""A chapter that defines nothing."""',
+    "tests/test_room.py": """
+        from ddpm_nb._room import same
+
+        def test_same():
+            assert same(1) == -1
+        """,
     "tests/test_small.py": """
         import subprocess, sys, pytest
         from ddpm_nb.small import LIST, double, half
@@ -285,15 +290,12 @@ def test_the_whole_tool_on_a_small_house(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     command = [sys.executable, "-m", "tools.mutants", "--workers", "1"]
 
-    def run() -> str:
-        done = subprocess.run(
-            command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+    def tried(*rooms: str) -> str:
+        done = run([*command, *rooms], tmp_path, PYTHONPATH=str(ROOT))
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    out = run()
+    out = tried()
     assert "is skipped without any mutant: tests/test_small.py::test_fails_any" in out
     assert re.search(r"small:equations +2 +2 +0 ", out)  # x - x and x: both 0 at 0
     assert re.search(r"small:rest +9 +9 +5 ", out)
@@ -307,7 +309,14 @@ def test_the_whole_tool_on_a_small_house(tmp_path: Path) -> None:
     assert '"caught by tests/test_small.py"]' in journal.read_text()  # at its import
     lines = journal.read_text().strip().splitlines(keepends=True)
     journal.write_text("".join(lines[:-1]) + lines[-1][:9])
-    again = run()
+    again = tried()
     assert f"{len(lines) + 1} mutants, 1 to try" in again
     assert again.partition("room ")[2] == out.partition("room ")[2]
-    assert run().count("0 to try") == 1
+    assert tried().count("0 to try") == 1
+
+    # A room without a chapter is a room; a chapter may define nothing.
+    assert re.search(r"_room:rest +1 +1 +1 ", out)
+    assert "1 mutants, 0 to try" in tried("_room", "text")
+    assert "0 mutants, 0 to try" in tried("text", "_room:equations")
+    with pytest.raises(AssertionError, match="no such room: large"):
+        tried("small", "large:rest")

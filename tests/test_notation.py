@@ -1,15 +1,13 @@
 """Every symbol of every numbered equation stands on the notation page, for the chapter that uses it."""
 
 import re
-from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
-from tools.pages import prose
-from tools.sync import toc_files
+from tools.book import prose, toc_files
 
 pytestmark = pytest.mark.fast
-ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "book" / "notation.md"
 
 EQUATION = re.compile(r"^\$\$\n((?:(?!\$\$).)*?)\n?\$\$ \(((?:eq|def)-[\w-]+)\)", re.M | re.S)  # fmt: skip

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import promises
 import pytest
+from helpers import ROOT
 
-from tools import pages, promises
-from tools.sync import chapters, read_notebook, sync
+from tools.book import chapters, equations, read_notebook
+from tools.sync import sync
 
 pytestmark = pytest.mark.fast
-ROOT = Path(__file__).resolve().parent.parent
 CHAPTERS = chapters(ROOT)
 
 every_chapter = pytest.mark.parametrize("name", CHAPTERS)
@@ -51,6 +52,47 @@ def test_a_drifted_pair_is_found(planted: Path) -> None:
     path.write_text(path.read_text().replace("Jump from x_0", "Leap from x_0", 1))
     with pytest.raises(ValueError, match="differ"):
         sync(planted, "forward", check=True)
+
+
+def test_the_edited_view_wins_and_two_edited_ones_are_left_alone(planted: Path) -> None:
+    page, module = planted / "book/forward.ipynb", planted / "ddpm_nb/forward.py"
+    texts = [path.read_text() for path in (page, module)]
+
+    def edit(*paths: Path) -> None:
+        for path in paths:
+            text = path.read_text().replace("Jump from x_0", f"{path.parent.name}: x_0")
+            path.write_text(text)
+
+    assert sync(planted, "forward") is None  # equal: from here on it is known
+    edit(module)
+    assert sync(planted, "forward") == "forward: taken from ddpm_nb/"
+    assert "ddpm_nb: x_0" in page.read_text()
+    module.write_text(texts[1])
+    sync(planted, "forward")
+    assert page.read_text() == texts[0]  # its outputs were kept on the way
+    edit(page)
+    assert sync(planted, "forward") == "forward: taken from book/"
+    assert "book: x_0" in module.read_text()
+    page.write_text(texts[0])
+    module.write_text(texts[1] + "\n# A word.\n")
+    with pytest.raises(ValueError, match="both edited: nothing was changed"):
+        sync(planted, "forward")
+    assert "A word" in module.read_text()
+    assert sync(planted, "forward", winner="book") == "forward: taken from book/"
+    assert module.read_text() == texts[1]
+
+
+def test_a_notebook_outside_the_contents_is_found(planted: Path) -> None:
+    shutil.copy(planted / "book/forward.ipynb", planted / "book/stray.ipynb")
+    with pytest.raises(SystemExit, match=r"not in _toc\.yml: book/stray\.ipynb"):
+        chapters(planted)
+
+
+def test_a_label_that_stands_twice_is_found(planted: Path) -> None:
+    with (planted / "book/slips.md").open("a") as file:
+        file.write("\n$$ x $$ (eq-forward)\n")
+    with pytest.raises(ValueError, match="eq-forward stands in forward and in slips"):
+        equations(planted)
 
 
 @every_chapter
@@ -110,7 +152,8 @@ def test_mathematics_and_code_are_no_raw_markup() -> None:
 
 
 def test_links_land_and_pictures_have_words() -> None:
-    assert pages.faults(ROOT) == []
+    assert promises.dead_links(ROOT) == []
+    assert promises.pictures_without_words(ROOT) == []
 
 
 def test_a_picture_without_words_and_a_dead_link_are_found(planted: Path) -> None:
@@ -118,11 +161,15 @@ def test_a_picture_without_words_and_a_dead_link_are_found(planted: Path) -> Non
     book = read_notebook(path)
     drawn = next(cell for cell in book.cells if "mystnb" in cell.metadata)
     del drawn.metadata["mystnb"]
-    book.cells[0].source += "\n\nSee [this](#eq-nowhere)."
+    book.cells[0].source += "\n\nSee [this](#eq-nowhere). ![](x.png)"
     nbformat.write(book, path)
-    found = "\n".join(pages.faults(planted))
-    assert "alt text" in found
-    assert "dead link #eq-nowhere" in found
+    assert promises.dead_links(planted) == [
+        "book/forward.ipynb: dead link #eq-nowhere",
+        "book/forward.ipynb: dead link x.png",
+    ]
+    in_prose, in_output = promises.pictures_without_words(planted)
+    assert "in the prose" in in_prose
+    assert "no alt text worth the name" in in_output
 
 
 @every_chapter

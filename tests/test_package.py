@@ -9,11 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import ROOT, run
 
 import ddpm_nb
 from tools.sync import chapters
-
-ROOT = Path(__file__).resolve().parent.parent
 
 QUIET = """
 import socket, sys, torch
@@ -35,14 +34,8 @@ assert not forbidden & sys.modules.keys(), forbidden & sys.modules.keys()
     "module", ["ddpm_nb", *(f"ddpm_nb.{name}" for name in ddpm_nb._CHAPTERS)]
 )
 def test_importing_is_silent(module: str) -> None:
-    run = subprocess.run(
-        [sys.executable, "-W", "error", "-c", QUIET.format(module=module)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
-    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+    done = run([sys.executable, "-W", "error", "-c", QUIET.format(module=module)])
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize(
@@ -56,14 +49,8 @@ def test_importing_is_silent(module: str) -> None:
 )
 def test_a_noisy_module_is_found(tmp_path: Path, fault: str, message: str) -> None:
     (tmp_path / "noisy.py").write_text(fault)
-    run = subprocess.run(
-        [sys.executable, "-c", QUIET.format(module="noisy")],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-    )
-    assert message in run.stdout + run.stderr
+    done = run([sys.executable, "-c", QUIET.format(module="noisy")], tmp_path)
+    assert message in done.stdout + done.stderr
 
 
 def test_the_package_alone_does_not_even_load_torch() -> None:

@@ -4,19 +4,16 @@ A fake Python stands in for the real one, so that nothing is downloaded: `-m ven
 pip does what the file `pip.sh` says.
 """
 
-import ast
 import json
-import os
+import re
 import shutil
 import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 
 import pytest
-
-SETUP = Path(__file__).resolve().parent.parent / "tools" / "setup_env.py"
+from helpers import ROOT, run
 
 FAKE_PYTHON = """\
 #!/bin/sh
@@ -39,7 +36,8 @@ class House:
     def __init__(self, root: Path) -> None:
         self.root = root
         (root / "tools").mkdir()
-        shutil.copy(SETUP, root / "tools")
+        shutil.copy(ROOT / "tools/setup_env.py", root / "tools")
+        shutil.copy(ROOT / "Makefile", root)
         (root / "requirements.txt").write_text("")
         (root / "pyproject.toml").write_text('[project]\nname = "x"\n')
         (root / "venv.sh").write_text("")
@@ -49,20 +47,17 @@ class House:
         python.write_text(FAKE_PYTHON.format(root=root, version=version))
         python.chmod(0o755)
 
-    def setup(self) -> subprocess.CompletedProcess[str]:
+    def setup(self, **env: str) -> subprocess.CompletedProcess[str]:
         """Run the tool as the Makefile does, with the fake Python underneath."""
         code = "import setup_env, sys; sys.exit(setup_env.main(python={!r}))"
-        return self.run(code.format(str(self.root / "python")))
+        env = {"CI": "", "PYTHONPATH": str(self.root / "tools"), **env}
+        command = [sys.executable, "-c", code.format(str(self.root / "python"))]
+        return run(command, self.root, **env)
 
-    def run(self, code: str, **env: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=self.root,
-            env={**os.environ, "PYTHONPATH": str(self.root / "tools"), **env},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    def make(self, python: str, path: Path) -> subprocess.CompletedProcess[str]:
+        """`make setup` with that Python, and the others that are on the path."""
+        command = [str(shutil.which("make")), "setup", f"PYTHON={python}"]
+        return run(command, self.root, PATH=str(path))
 
     def calls(self) -> list[str]:
         """What the fake Python was asked for since the last look."""
@@ -119,7 +114,11 @@ def test_changed_requirements_renew_it_in_place(
     assert not any("venv" in call for call in calls)
 
 
-def test_interrupted_install_starts_afresh(house: House) -> None:
+@pytest.mark.parametrize("renewed", [False, True])
+def test_interrupted_install_starts_afresh(house: House, renewed: bool) -> None:
+    if renewed:
+        house.setup()
+        (house.root / "requirements.txt").write_text("einops==0.8.2\n")
     (house.root / "pip.sh").write_text("touch .venv/half; kill -9 $PPID; exit 1")
     assert house.setup().returncode != 0
     assert (house.root / ".venv/half").exists()
@@ -225,15 +224,86 @@ def test_unknown_trouble_shows_the_tools_own_words(house: House) -> None:
     assert "Traceback" not in result.stderr
 
 
-OLD = "import setup_env, sys; sys.exit(setup_env.main(version=(3, 6, 15)))"
+@pytest.fixture
+def pinned(house: House) -> House:
+    """A house whose pip brings a fake uv."""
+    (house.root / "requirements.txt").write_text("# x\ntorch==1.0\nuv==2.0\n")
+    (house.root / "pip.sh").write_text(
+        'case "$*" in *uv==2.0) cp "$here/uv" .venv/bin/ ;; esac'
+    )
+    (house.root / "uv").write_text(f'#!/bin/sh\necho uv "$@" >> {house.root}/calls\n')
+    (house.root / "uv").chmod(0o755)
+    return house
+
+
+only_linux = pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere torch has no CUDA"
+)
+
+
+@only_linux
+@pytest.mark.parametrize("reached", [True, False])
+def test_torch_for_this_machine_comes_first_where_uv_gets_it(
+    pinned: House, reached: bool
+) -> None:
+    if not reached:
+        with (pinned.root / "uv").open("a") as file:
+            file.write("echo 'error: Failed to fetch' >&2; exit 2\n")
+    result = pinned.setup()
+    assert (result.returncode, result.stderr) == (0, "")
+    uv, torch, requirements, package = installs(pinned.calls())
+    assert uv.endswith("uv==2.0")
+    assert torch.endswith("--torch-backend=auto --no-deps torch==1.0")
+    assert requirements.endswith("-r requirements.txt")
+    assert package.endswith("--editable .")
+
+
+@only_linux
+@pytest.mark.parametrize("said", ["global.index-url='x'", ":env:.find-links='x'"])
+def test_a_pip_that_is_set_up_takes_its_own_torch(pinned: House, said: str) -> None:
+    (pinned.root / "pip.sh").write_text(f'case "$*" in *config*) echo "{said}" ;; esac')
+    assert pinned.setup().returncode == 0
+    requirements, _ = installs(pinned.calls())
+    assert requirements.endswith("-r requirements.txt")
+
+
+def test_a_robot_installs_what_was_locked_to_the_byte(pinned: House) -> None:
+    (pinned.root / "pip.sh").write_text("case $3 in config) exit 1 ;; esac")
+    assert pinned.setup(CI="true").returncode == 0
+    torch, lock, _ = installs(pinned.calls())
+    assert torch.endswith("torch==1.0")
+    assert lock.endswith("--no-deps --require-hashes -r requirements.lock")
+
+
+@pytest.mark.fast
+def test_both_locks_say_the_same() -> None:
+    """requirements.txt fits any machine; requirements.lock has a hash for everything but torch."""
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    pins = [line for line in lines if not line.startswith("#")]
+    assert all(re.fullmatch(r"[a-z0-9-]+==[\w.]+", pin) for pin in pins)
+    names = [pin.partition("==")[0] for pin in pins]
+    assert names == sorted(set(names))
+    assert not [name for name in names if re.match("nvidia|cuda|triton", name)]
+    lock = (ROOT / "requirements.lock").read_text().replace("\\\n", "").splitlines()
+    hashed = [line.split() for line in lock if not line.startswith("#")]
+    assert [pin for pin, *_ in hashed] == [p for p in pins if p[:7] != "torch=="]
+    for _, *hashes in hashed:
+        assert hashes
+        assert all(re.fullmatch("--hash=sha256:[0-9a-f]{64}", h) for h in hashes)
 
 
 def test_old_python_says_what_is_needed(house: House) -> None:
-    result = house.run(OLD, PATH="/nowhere")
-    assert result.returncode == 1
-    (line,) = result.stderr.strip().splitlines()
+    old = house.root / "old"
+    then = "import sys; sys.version_info = (3, 10, 9)"
+    old.write_text(
+        f'#!/bin/sh\n[ "$1" = -V ] && echo Python 3.10.9 || exec {sys.executable} -c "{then}; $2"\n'
+    )
+    old.chmod(0o755)
+    result = house.make(str(old), Path("/nowhere"))
+    assert result.returncode != 0
+    line, _ = result.stderr.strip().splitlines()  # the second is make's own
     assert "3.11" in line
-    assert "3.6.15" in line
+    assert "3.10.9" in line
 
 
 def test_old_python_hands_over_to_a_newer_one(house: House) -> None:
@@ -246,23 +316,8 @@ def test_old_python_hands_over_to_a_newer_one(house: House) -> None:
     ]:
         (folder / name).write_text(f"#!/bin/sh\n{script}\n")
         (folder / name).chmod(0o755)
-    result = house.run(OLD, PATH=str(folder))
-    assert result.stdout.startswith("handed over: ")
-    assert result.stdout.strip().endswith("setup_env.py")
-
-
-def test_old_pythons_can_read_the_file() -> None:
-    """Their grammar, as far as the syntax tree shows it: no f-strings, no annotations."""
-    tree = ast.parse(SETUP.read_text(), feature_version=(3, 7))
-    for node in ast.walk(tree):
-        assert not isinstance(
-            node, ast.JoinedStr | ast.AnnAssign | ast.NamedExpr | ast.Nonlocal
-        )
-        assert not (isinstance(node, ast.Raise) and node.cause)
-        assert not (isinstance(node, ast.arg) and node.annotation)
-        assert not (
-            isinstance(node, ast.FunctionDef) and (node.returns or node.args.kwonlyargs)
-        )
+    result = house.make("python-nowhere", folder)
+    assert result.stdout == "handed over: tools/setup_env.py\n"
 
 
 @pytest.mark.parametrize("name", ["python2.7", "python3.6", "python3.8"])
@@ -274,14 +329,6 @@ def test_a_real_old_python(house: House, name: str) -> None:
         or subprocess.run([python, "-c", ""], capture_output=True).returncode
     ):
         pytest.skip(f"no {name} here")
-    code = textwrap.dedent("""
-        import setup_env
-        setup_env.CANDIDATES = []
-        raise SystemExit(setup_env.main())
-    """)
-    env = {**os.environ, "PYTHONPATH": str(house.root / "tools")}
-    result = subprocess.run(
-        [python, "-c", code], env=env, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 1
-    assert len(result.stderr.strip().splitlines()) == 1
+    result = house.make(python, Path("/nowhere"))
+    assert result.returncode != 0
+    assert f"{python} is Python {name.removeprefix('python')}" in result.stderr

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import functools
 import io
+import json
 import os
 import re
 import shutil
@@ -26,7 +28,7 @@ import yaml
 from bs4 import BeautifulSoup
 from PIL import Image
 
-from tools.sync import toc_files
+from tools.book import toc_files
 
 ROOT = Path(__file__).parent.parent
 SITE = ROOT / "_build" / "html"
@@ -73,7 +75,12 @@ def site() -> Path:
 
 @functools.cache
 def soup(page: str) -> BeautifulSoup:
-    return BeautifulSoup((SITE / page).read_text(encoding="utf8"), "html.parser")
+    # The summary of a fold in code is code too: its blanks count.
+    return BeautifulSoup(
+        (SITE / page).read_text(encoding="utf8"),
+        "html.parser",
+        preserve_whitespace_tags={"pre", "summary"},
+    )
 
 
 @functools.cache
@@ -329,6 +336,129 @@ def test_pictures_are_light_sharp_and_sized(page: str) -> None:
         assert width >= 1.9 * shown
         assert abs(int(image["height"]) - height * shown / width) <= 1
         assert image["loading"] == "lazy"
+
+
+# ---- What is folded ---------------------------------------------------------------------------------------
+
+
+def shown(box: Any) -> str:
+    """The code that stands in sight when every fold of a cell is closed, its marks included."""
+    box = copy.copy(box)
+    for tag in box.select(".visually-hidden, details.fold > pre"):
+        tag.decompose()
+    return str(box.get_text())
+
+
+def whole(box: Any) -> str:
+    """What the copy button takes."""
+    box = copy.copy(box)
+    for tag in box.select(".visually-hidden, .fold-mark"):
+        tag.decompose()
+    return str(box.get_text())
+
+
+@functools.cache
+def cells(page: str) -> list[Any]:
+    return article(page).select(".cell_input .highlight")
+
+
+@functools.cache
+def sources(page: str) -> list[tuple[str, list[str]]]:
+    """The code of each cell of a notebook, and its tags."""
+    notebook = json.loads((ROOT / page).with_suffix(".ipynb").read_text("utf8"))
+    return [
+        ("".join(cell["source"]), cell["metadata"].get("tags", []))
+        for cell in notebook["cells"]
+        if cell["cell_type"] == "code" and cell["source"]
+    ]
+
+
+chapter = pytest.mark.parametrize("page", chapters())
+
+
+@chapter
+def test_folded_code_is_whole(page: str) -> None:
+    """Nothing of a cell is lost on its page, and nothing is added to it."""
+    assert [whole(box).strip() for box in cells(page)] == [
+        source.strip() for source, _ in sources(page)
+    ]
+
+
+@chapter
+def test_what_is_left_in_sight_reads_as_python(page: str) -> None:
+    boxes = article(page).select(".folded")
+    assert len(boxes) >= 2  # how to install, and the imports
+    for box in boxes:
+        ast.parse(shown(box))
+
+
+def functions(code: str) -> dict[str, tuple[str, list[ast.stmt]]]:
+    """The functions and methods of a cell: the docstrings that speak for each, and its body.
+
+    For a public method speaks also the docstring of its class.
+    """
+    found = {}
+    for node in ast.parse(code).body:
+        for part in node.body if isinstance(node, ast.ClassDef) else [node]:
+            if isinstance(part, ast.FunctionDef):
+                words = ast.get_docstring(part) or ""
+                if isinstance(node, ast.ClassDef) and not re.match("_(?!_)", part.name):
+                    words += ast.get_docstring(node) or ""
+                name = part.name if part is node else f"{node.name}.{part.name}"
+                found[name] = words, part.body
+    return found
+
+
+def is_check(statement: ast.stmt) -> bool:
+    """Whether it only refuses bad input."""
+    if isinstance(statement, ast.If):
+        return isinstance(statement.body[-1], ast.Raise) and not statement.orelse
+    return bool(re.match(r"[\w.]*check[\w.]*\(", ast.unparse(statement)))
+
+
+@chapter
+def test_what_computes_an_equation_is_never_folded(page: str) -> None:
+    """Each statement of a function that names an equation, but for docstring and checks, is in sight."""
+    hidden = []
+    for box, (source, tags) in zip(cells(page), sources(page), strict=True):
+        if "active-ipynb" in tags:
+            continue
+        in_sight = functions(shown(box))
+        for name, (words, body) in functions(source).items():
+            if re.search("Equation: (eq|def)-", words):
+                seen = [ast.unparse(statement) for statement in in_sight[name][1]]
+                documented = isinstance(body[0], ast.Expr)
+                hidden += [
+                    name
+                    for statement in body[documented:]
+                    if ast.unparse(statement) not in seen and not is_check(statement)
+                ]
+                assert not box.find_parent("details"), name
+    assert hidden == []
+
+
+@chapter
+def test_the_code_of_a_picture_stands_folded_under_it(page: str) -> None:
+    pictures = [c for c in article(page).select("div.cell") if c.find("img")]
+    assert pictures
+    for cell in pictures:
+        code = cell.find("details", class_="code-below")
+        if "tag_hide-cell" in cell["class"]:  # it is in the fold of a solution
+            assert cell.find_parent("details")
+        else:
+            assert cell.find("img").find_next("details") is code
+            assert code.find(class_="cell_input")
+
+
+@chapter
+def test_a_fold_is_one_fold_and_says_what_it_hides(page: str) -> None:
+    for fold in article(page).find_all("details"):
+        outer = fold.find_parent("details")
+        assert outer is None, f"two clicks: {outer.summary.get_text()}"
+        name = fold.summary.get_text().strip()
+        assert re.search(r", (1 line|\d+ lines)$", name) or name == "Solution", name
+    for cell in article(page).select(".tag_hide-cell:has(.output)"):
+        assert cell.find_parent("details").summary.get_text() == "Solution"
 
 
 # ---- What a browser shows ----------------------------------------------------------------------------------
@@ -661,7 +791,7 @@ def test_reads_without(page: str, way: str, tabs: dict[str, Tab]) -> None:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_paper_shows_the_text_alone_and_whole(theme: str, tabs: dict[str, Tab]) -> None:
-    """The browser's own print: no menus, black on white, folded solutions open, nothing cut off at the side."""
+    """The browser's own print: no menus, black on white, folded parts open, nothing cut off at the side."""
     tab = tabs["served"].open(chapters()[0])
     tab.emulate_media(color_scheme=theme)
     tab.wait_for_function(f"document.documentElement.dataset.theme === '{theme}'")
@@ -675,10 +805,11 @@ def test_paper_shows_the_text_alone_and_whole(theme: str, tabs: dict[str, Tab]) 
           return {
             menus: shown(".bd-sidebar-primary, .bd-sidebar-secondary, .bd-header-article, .page-links, .copybtn"),
             titles: shown("h1"),
-            solutions: [...document.querySelectorAll("details > :not(summary)")]
+            folded: [...document.querySelectorAll("details > :not(summary)")]
               .map(e => e.checkVisibility() && e.offsetHeight > 0),
+            marks: shown(".fold-mark"),
             ink: luminance(getComputedStyle(document.querySelector("article p")).color),
-            cut: [...document.querySelectorAll("article :is(pre, .math-scroll, table)")]
+            cut: [...document.querySelectorAll("article :is(pre, .folded, .math-scroll, table)")]
               .filter(e => e.getBoundingClientRect().right > innerWidth + 1 || e.scrollWidth > innerWidth).length,
           };
         }"""
@@ -687,8 +818,9 @@ def test_paper_shows_the_text_alone_and_whole(theme: str, tabs: dict[str, Tab]) 
     tab.emulate_media(media="screen", color_scheme="light")
     tab.set_viewport_size(DESK)
     assert (seen["menus"], seen["titles"], seen["cut"]) == (0, 1, 0)
-    assert seen["solutions"]
-    assert all(seen["solutions"])
+    assert seen["folded"]
+    assert all(seen["folded"])
+    assert seen["marks"] == 0
     assert seen["ink"] < 0.3
 
 
@@ -798,6 +930,70 @@ def test_a_link_to_an_equation_shows_it(tabs: dict[str, Tab]) -> None:
             arg=target,
             timeout=3000,
         )
+
+
+# The height of code outside closed folds, of the whole text, and of the blocks one by one, with their first words.
+HEIGHTS = """() => {
+  const blocks = [...document.querySelectorAll("article .cell_input .highlight")].filter(e => e.checkVisibility());
+  const text = document.querySelector("article").getBoundingClientRect().height;
+  return [text, blocks.map(e => [e.getBoundingClientRect().height, e.innerText.trim().slice(0, 60)])];
+}"""
+
+
+@pytest.fixture(scope="session")
+def heights(tabs: dict[str, Tab]) -> dict[str, tuple[float, list[Any]]]:
+    return {page: tabs["served"].open(page).evaluate(HEIGHTS) for page in chapters()}
+
+
+def share(text: float, blocks: list[Any]) -> float:
+    return float(sum(height for height, _ in blocks) / text)
+
+
+@chapter
+def test_the_text_leads_and_code_follows(page: str, heights: Any) -> None:
+    """At most two fifths of what a reader scrolls through on a desk is code, and no block is higher than a screen."""
+    text, blocks = heights[page]
+    assert share(text, blocks) <= 0.40
+    assert [block for block in blocks if block[0] > 700] == []
+
+
+def test_code_takes_less_than_a_third_of_a_page(heights: Any) -> None:
+    shares = {page: share(*found) for page, found in heights.items()}
+    for page, part in shares.items():
+        print(f"{page:25} {part:.1%}")
+    assert sum(shares.values()) / len(shares) <= 0.30
+
+
+def test_the_copy_button_takes_the_whole_cell(tabs: dict[str, Tab]) -> None:
+    page = "book/forward.html"
+    tab = tabs["served"].open(page)
+    tab.evaluate(
+        "addEventListener('copy', e => { window.copied = document.activeElement.value; }, true)"
+    )
+    tab.wait_for_selector(".copybtn", state="attached")
+    wanted = {source.strip() for source, _ in sources(page)}
+    boxes = tab.locator(".cell_input .highlight:has(.folded)")
+    assert boxes.count() > 3
+    for box in boxes.all():
+        button = box.locator(".copybtn")
+        assert button.count() == 1
+        button.dispatch_event("click")
+        assert tab.evaluate("window.copied").strip() in wanted
+
+
+@pytest.mark.parametrize("way", ["served", "no scripts"])
+def test_a_link_into_a_fold_opens_it(way: str, tabs: dict[str, Tab]) -> None:
+    tried = 0
+    for page in chapters():
+        marks = article(page).select("details .cell_input [id], details .target[id]")
+        for mark in marks[:1]:
+            tab = tabs[way].open(f"{page}#{mark['id']}")
+            assert tab.evaluate(
+                "id => !!document.getElementById(id).closest('details').open",
+                mark["id"],
+            )
+            tried += 1
+    assert tried
 
 
 # All that can be clicked or typed into and is in sight.

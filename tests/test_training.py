@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import killed_runs
 import numpy as np
@@ -27,8 +27,11 @@ import two_processes
 from PIL import Image
 from torch import Tensor, nn
 
-from ddpm_nb import _runs, training
+from ddpm_nb import _cli, _files, _runs, training
+from ddpm_nb._data import load_folder, save_image_grid, to_float
+from ddpm_nb._files import write_whole
 from ddpm_nb._noise import CounterNoise
+from ddpm_nb._options import option, setting
 from ddpm_nb.algorithms import sample
 from ddpm_nb.training import (
     EMA,
@@ -38,14 +41,9 @@ from ddpm_nb.training import (
     fit,
     learning_rate,
     load_checkpoint,
-    load_folder,
     load_network,
-    option,
     save_checkpoint,
-    save_image_grid,
     save_network,
-    to_float,
-    write_whole,
 )
 
 HERE = Path(__file__).parent
@@ -290,7 +288,7 @@ def test_update_is_algorithm_1_with_adam_and_average(pictures: Tensor) -> None:
     average = [w.detach().clone() for w in mine]
     alpha_bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 10))
     for k in range(5):
-        x_0, t, noise = spy._draw()
+        x_0, t, noise = spy.batches.draw()
         a = torch.tensor(alpha_bar)[t - 1].reshape(-1, 1, 1, 1)
         x_t = a.sqrt() * x_0.double() + (1 - a).sqrt() * noise.double()
         loss = ((noise - model(x_t, t)) ** 2).mean()
@@ -324,7 +322,7 @@ def test_update_is_algorithm_1_with_adam_and_average(pictures: Tensor) -> None:
 def test_pictures_are_mirrored_half_of_the_time(flip: bool, expected: float) -> None:
     ramp = torch.arange(64, dtype=torch.uint8).reshape(1, 1, 8, 8).repeat(20, 1, 1, 1)
     trainer = Trainer(config(flip=flip), ramp)
-    drawn = torch.cat([trainer._draw()[0] for _ in range(100)])
+    drawn = torch.cat([trainer.batches.draw()[0] for _ in range(100)])
     plain = to_float(ramp[0])
     mirrored = (drawn == plain.flip(-1)).flatten(1).all(1)
     assert ((drawn == plain).flatten(1).all(1) ^ mirrored).all()  # one or the other
@@ -339,7 +337,7 @@ def test_every_picture_is_drawn_once_before_any_comes_again() -> None:
         torch.arange(24, dtype=torch.uint8).reshape(24, 1, 1, 1).expand(-1, 1, 8, 8)
     )
     trainer = Trainer(config(), shades)
-    rounds = [[trainer._draw()[0] for _ in range(3)] for _ in range(2)]
+    rounds = [[trainer.batches.draw()[0] for _ in range(3)] for _ in range(2)]
     orders = [torch.cat(batches)[:, 0, 0, 0] for batches in rounds]
     for order in orders:
         assert torch.equal(order.sort().values, to_float(shades)[:, 0, 0, 0])
@@ -348,7 +346,7 @@ def test_every_picture_is_drawn_once_before_any_comes_again() -> None:
 
 def test_times_and_noise_have_their_distributions(pictures: Tensor) -> None:
     trainer = Trainer(config(), pictures)
-    drawn = [trainer._draw() for _ in range(250)]
+    drawn = [trainer.batches.draw() for _ in range(250)]
     t = torch.cat([part[1] for part in drawn])  # 2,000 times in 1 ... 10
     counts = torch.bincount(t, minlength=11)[1:].double()
     assert (
@@ -396,7 +394,9 @@ def test_the_three_ways_to_clip(clip: str, pictures: Tensor) -> None:
     choice = config(clip=clip, max_grad_norm=0.2, gradient_accumulation_steps=4)
     trainer, spy = Trainer(choice, pictures), Trainer(choice, pictures)
     pieces = []
-    for x_0, t, noise in zip(*(part.chunk(4) for part in spy._draw()), strict=True):
+    for x_0, t, noise in zip(
+        *(part.chunk(4) for part in spy.batches.draw()), strict=True
+    ):
         a = spy.noise_schedule.alpha_bar[t].reshape(-1, 1, 1, 1)
         x_t = (a.sqrt() * x_0 + (1 - a).sqrt() * noise).float()
         loss = ((noise - spy.model(x_t, t)) ** 2).mean()
@@ -658,7 +658,7 @@ def test_samples_on_the_way_change_nothing(pictures: Tensor, tmp_path: Path) -> 
     choice = config(steps=6, dropout=0.3)
     plain = fit(choice, pictures, tmp_path / "a", progress=False).state_dict()
     looked = fit(
-        replace(choice, sample_every=2, samples=5, tensorboard=True),
+        replace(choice, sample_every=2, samples=5, log_with="tensorboard"),
         pictures,
         tmp_path / "b",
         progress=False,
@@ -700,7 +700,7 @@ def test_a_line_of_the_log_is_the_mean_of_its_updates(
 ) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    choice = config(steps=10, log_every=5, warmup_steps=20, tensorboard=True)
+    choice = config(steps=10, log_every=5, warmup_steps=20, log_with="tensorboard")
     fit(choice, pictures, tmp_path, progress=False)
     spy = Trainer(choice, pictures)
     updates = [spy.step() for _ in range(10)]
@@ -720,6 +720,69 @@ def test_a_line_of_the_log_is_the_mean_of_its_updates(
         expected = [(line["step"], line[name]) for line in lines]
         assert [step for step, _ in shown] == [step for step, _ in expected]
         assert [v for _, v in shown] == pytest.approx([v for _, v in expected])
+
+
+def test_what_a_killed_session_wrote_is_not_shown_twice(
+    pictures: Tensor, tmp_path: Path
+) -> None:
+    """It had come further than its last checkpoint."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    choice = config(log_every=1, log_with="tensorboard")
+    fit(replace(choice, steps=4), pictures, tmp_path, progress=False)
+    early = (tmp_path / "checkpoint.pt").read_bytes()
+    fit(replace(choice, steps=6), pictures, tmp_path, progress=False)
+    (tmp_path / "checkpoint.pt").write_bytes(early)
+    fit(replace(choice, steps=8), pictures, tmp_path, progress=False)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("loss")] == [*range(1, 9)]
+    assert [line["step"] for line in log(tmp_path)] == [*range(1, 9)]
+
+
+def test_every_tracker_gets_the_same_lines_and_sheets(
+    pictures: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that stands in for wandb, as accelerate makes it."""
+    from accelerate import tracking
+    from accelerate.utils import LoggerType
+
+    told: list[tuple[str, Any]] = []
+
+    class Recorder(tracking.GeneralTracker):
+        name, requires_logging_directory, tracker = "wandb", False, None
+
+        def __init__(self, run_name: str) -> None:
+            super().__init__()
+            told.append(("run", run_name))
+
+        def store_init_configuration(self, values: dict[str, Any]) -> None:
+            told.append(("config", values))
+
+        def log(self, values: dict[str, Any], step: int, **more: Any) -> None:
+            told.append(("line", {"step": step} | values))
+
+        def log_images(self, values: dict[str, Any], step: int, **more: Any) -> None:
+            told.append(("sheet", (step, values["samples"].shape)))
+
+        def finish(self) -> None:
+            told.append(("end", None))
+
+    choice = config(steps=4, log_every=2, sample_every=4, samples=3, log_with="wandb")
+    with pytest.raises(ImportError, match=r"got wandb; pip install wandb"):
+        fit(choice, pictures, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "wandb", Recorder)
+    monkeypatch.setattr(tracking, "_available_trackers", [LoggerType.WANDB])
+    fit(choice, pictures, tmp_path / "run", progress=False)
+    kinds = [kind for kind, _ in told]
+    assert kinds == ["run", "config", "line", "line", "sheet", "end"]
+    assert told[1][1]["T"] == "10"
+    lines = log(tmp_path / "run")
+    for line in lines:
+        del line["minutes"]
+    assert [line for kind, line in told if kind == "line"] == lines
+    assert told[4][1] == (4, (3, 8, 8, 1))
 
 
 def test_everything_is_written_beside_the_result(
@@ -1053,8 +1116,12 @@ def test_other_files_are_no_checkpoints(saved: Path, pictures: Tensor) -> None:
 VERSIONS = HERE / "versions"
 
 
-def test_a_checkpoint_of_the_first_version_goes_on(tmp_path: Path) -> None:
-    """Written at revision 67df87f by `fit`; the losses are those with which that revision goes on."""
+@pytest.mark.parametrize("version", ["1", "3"])
+def test_a_checkpoint_of_any_version_goes_on(version: str, tmp_path: Path) -> None:
+    """The same run, written by `fit` of its time; the losses are those with which revision 67df87f, the first, goes on.
+
+    Version 3 has the field's names of options.
+    """
     generator = torch.Generator().manual_seed(0)
     noise = torch.randint(0, 256, (4, 1, 4, 4), generator=generator).byte()
     choice = TrainConfig(
@@ -1063,7 +1130,8 @@ def test_a_checkpoint_of_the_first_version_goes_on(tmp_path: Path) -> None:
         batch_size=4, warmup_steps=0, learning_rate=0.1, ema_decay=0.5, steps=3,
     )  # fmt: skip
     trainer, path = Trainer(choice, noise), tmp_path / "checkpoint.pt"
-    path.write_bytes(gzip.decompress((VERSIONS / "1-checkpoint.pt.gz").read_bytes()))
+    packed = (VERSIONS / f"{version}-checkpoint.pt.gz").read_bytes()
+    path.write_bytes(gzip.decompress(packed))
     load_checkpoint(path, trainer)
     assert trainer.steps == 3
     got = [float(trainer.step().loss) for _ in range(3)]
@@ -1182,11 +1250,9 @@ def test_clipping_each_piece_keeps_its_pieces(pictures: Tensor, tmp_path: Path) 
 
 
 def test_two_runs_in_one_folder_are_refused(pictures: Tensor, tmp_path: Path) -> None:
-    from ddpm_nb.training import _claimed
-
     (tmp_path / "foreign.part").write_bytes(b"somebody's download")
     with (
-        _claimed(tmp_path),
+        _files.claimed(tmp_path / ".lock"),
         pytest.raises(ValueError, match="another process trains there"),
     ):
         fit(config(steps=1), pictures, tmp_path, progress=False)
@@ -1396,6 +1462,15 @@ def test_two_processes_equal_one(clip: str, launch: list[str], tmp_path: Path) -
             "attention_levels: expected one for each size, got True",
         ),
         ({"steps": None}, "steps: expected a whole number, got None"),
+        (
+            {"seed": -1},
+            r"seed: expected a number in \[0, 9223372036854775808\), got -1",
+        ),
+        ({"T": 0}, "T: expected at least 1, got 0"),
+        (
+            {"log_with": "paper"},
+            "log_with: expected one of none, tensorboard, wandb, .*, got 'paper'",
+        ),
     ],
 )
 def test_configurations_that_make_no_sense_are_refused(
@@ -1417,15 +1492,50 @@ def test_numpy_s_numbers_are_welcome_in_a_configuration() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Tomorrow(TrainConfig):
-    """A later version, with one option more."""
+    """A later version, with three lines more."""
 
     colour: bool = option(False, "what nobody thought of")
+    brushes: int = option(3, "how many", low=2)
+    canvas: Literal["paper", "linen"] = setting("paper", "on what")
+
+
+def test_a_new_option_is_one_line(
+    saved: Path, pictures: Tensor, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Its check, its flag and its help, and whether a run may go on with another value, follow from its field."""
+    for wrong, message in (
+        ({"brushes": 1}, "brushes: expected at least 2, got 1"),
+        ({"brushes": 2.5}, "brushes: expected a whole number, got 2.5"),
+        ({"canvas": "wall"}, "canvas: expected one of paper, linen, got 'wall'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Tomorrow(**wrong)
+    for room in (training, _cli):
+        monkeypatch.setattr(room, "TrainConfig", Tomorrow)
+    with pytest.raises(SystemExit):
+        _cli.main(["train", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "--canvas {paper,linen} on what (default: paper)" in told
+    assert "--brushes N how many (default: 3)" in told
+    assert "--colour, --no-colour what nobody thought of (default: no)" in told
+    now = Tomorrow(**asdict(config()))
+    load_checkpoint(saved, Trainer(replace(now, canvas="linen"), pictures))
+    with pytest.raises(ValueError, match=r"brushes: expected 3, .* got 4"):
+        load_checkpoint(saved, Trainer(replace(now, brushes=4), pictures))
 
 
 def test_a_configuration_of_another_version() -> None:
+    old = asdict(config()) | {"pieces": 2}
+    del old["gradient_accumulation_steps"], old["log_with"]
+    for switch, tracker in ((True, "tensorboard"), (False, "none")):
+        got = TrainConfig.from_json(json.dumps(old | {"tensorboard": switch}))
+        assert got == config(gradient_accumulation_steps=2, log_with=tracker)
     text = json.dumps(asdict(config(T=20)))
     assert Tomorrow.from_json(text) == Tomorrow(**asdict(config(T=20)))
-    with pytest.raises(ValueError, match=r"options of this version, got colour"):
+    with pytest.raises(
+        ValueError, match=r"options of this version, got brushes, canvas, colour"
+    ):
         TrainConfig.from_json(json.dumps(asdict(Tomorrow())))
     for strange in ("[1]", "{", '"T"'):
         with pytest.raises(ValueError, match="text: expected a configuration, got"):
@@ -1460,6 +1570,7 @@ def test_a_checkpoint_of_an_older_version_had_the_defaults_of_new_options(
         (torch.zeros(20, 1, 8, 8, dtype=torch.int64), TypeError, "expected uint8 or floating-point, got torch.int64"),
         (torch.zeros(20, 8, 8), ValueError, r"expected \(N, C, H, W\)"),
         (torch.zeros(7, 1, 8, 8), ValueError, "at least a batch of 8, got 7"),
+        (torch.zeros(20, 1, 8, 7), ValueError, "the network can halve 1 times, multiples of 2, got 8 x 7"),
         (torch.full((20, 1, 8, 8), 1.5), ValueError, "got others in 20 pictures, the first is number 0"),
         (torch.zeros(20, 1, 8, 8).index_fill_(0, torch.tensor(3), math.nan), ValueError, "the first is number 3"),
     ],
@@ -1627,7 +1738,9 @@ def test_files_that_hold_no_network_are_refused(
         load_network(path)
     about = {"config": json.dumps(asdict(Tomorrow()))}
     save_file(network.state_dict(), path, metadata=about)
-    with pytest.raises(ValueError, match=r"a\.safetensors holds another .* got colour"):
+    with pytest.raises(
+        ValueError, match=r"a\.safetensors holds another .* got brushes, canvas, colour"
+    ):
         load_network(path)
 
 
@@ -1636,6 +1749,7 @@ def test_files_that_hold_no_network_are_refused(
     [
         ("1", {"height": "4", "width": "4"}, [-0.02850579, -0.15475899, -0.27607191, -0.22666413]),
         ("2", {"height": "4", "width": "8", "levels": "256"}, [0.12831125, -0.34163424, -0.20569909, -0.57272822]),
+        ("3", {"height": "4", "width": "4", "levels": "256"}, [-0.02850584, -0.15475905, -0.27607206, -0.22666410]),
     ],
 )  # fmt: skip
 def test_networks_of_all_versions_load(
@@ -1643,7 +1757,8 @@ def test_networks_of_all_versions_load(
 ) -> None:
     """Each was written by `fit` of its time; the numbers are what the network answered then.
 
-    Version 1 is that of revision 67df87f. Version 2 says on what a network was trained.
+    Version 1 is that of revision 67df87f. Version 2 says on what a network was trained. Version 3 has the field's names
+    of options.
     """
     path = VERSIONS / f"{version}.safetensors"
     network, schedule, about = load_network(path)
@@ -1660,7 +1775,7 @@ def test_networks_of_all_versions_load(
 
 def test_there_is_no_version_without_a_test() -> None:
     there = sorted(path.stem for path in VERSIONS.glob("*.safetensors"))
-    assert there == ["1", "2"]
+    assert there == ["1", "2", "3"]
 
 
 @pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")

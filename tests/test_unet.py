@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ddpm_nb import unet
 from ddpm_nb._diffusers import HARMLESS, NEEDED, SIZES, diffusers_name
+from ddpm_nb._layers import fused_attention
 from ddpm_nb.unet import (
     Attention,
     Downsample,
@@ -31,7 +32,6 @@ from ddpm_nb.unet import (
     ResidualBlock,
     UNet,
     Upsample,
-    _fused,
     attend,
     time_embedding,
 )
@@ -293,7 +293,7 @@ def test_attention_on_a_gpu_is_the_same_formula(
     """The one kernel that a GPU gets, asked on the CPU; written out for each pixel."""
     generator = torch.Generator().manual_seed(0)
     q, k, v = 2 * torch.randn(3, 2, 5, 16, dtype=torch.float64, generator=generator)
-    got = _fused(q, k, v)
+    got = fused_attention(q, k, v)
     for b in range(2):
         for i in range(5):
             a = np.array([math.exp(float(q[b, i] @ k[b, j]) / 4) for j in range(5)])
@@ -304,7 +304,7 @@ def test_attention_on_a_gpu_is_the_same_formula(
     class OnGPU(Tensor):
         is_cuda = True
 
-    monkeypatch.setattr(unet, "_fused", lambda *part: asked.append(part))
+    monkeypatch.setattr(unet, "fused_attention", lambda *part: asked.append(part))
     attend(q.as_subclass(OnGPU), k, v)
     assert len(asked) == 1
     attend(q, k, v)
@@ -793,11 +793,11 @@ def test_digits_network_keeps_the_shape() -> None:
         ({"norm_num_groups": 0}, "norm_num_groups"),
         ({"in_channels": 0}, "in_channels"),
         ({"channel_mult": (1, 0, 1, 1)}, "channel_mult"),
-        ({"channel_mult": (1, 1.5, 2, 2)}, "channel_mult: expected positive integers"),
-        ({"num_res_blocks": 1.5}, "blocks: expected positive integers, got 1.5"),
+        ({"channel_mult": (1, 1.5, 2, 2)}, "channel_mult: expected a positive integer"),
+        ({"num_res_blocks": 1.5}, "blocks: expected a positive integer, got 1.5"),
         (
             {"norm_num_groups": True},
-            "norm_num_groups: expected positive integers, got True",
+            "norm_num_groups: expected a positive integer, got True",
         ),
     ],
 )

@@ -2,14 +2,15 @@
 
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from helpers import ROOT
 
 pytestmark = pytest.mark.fast
-ROOT = Path(__file__).resolve().parent.parent
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 KEYS = {"name", "on", "concurrency", "permissions", "jobs"}
 
@@ -76,6 +77,17 @@ def test_what_the_steps_call_exists(path: Path) -> None:
             assert (ROOT / f"{module.replace('.', '/')}.py").is_file()
         for script in re.findall(r"(?:^|\s)(\.ci/\w+)", run):
             assert (ROOT / script).stat().st_mode & 0o100
+
+
+def test_each_tool_and_each_dependency_says_what_it_brings() -> None:
+    rows = re.findall(r"^\| (.*?) \|", (ROOT / "CONTRIBUTING.md").read_text(), re.M)
+    told = set(re.findall(r"[\w.-]+", " ".join(rows)))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needs = list(project["dependencies"])
+    for extra in project["optional-dependencies"].values():
+        needs += extra
+    names = {re.match(r"[\w-]+", need)[0] for need in needs}
+    assert names | {path.name for path in (ROOT / "tools").glob("*.py")} <= told
 
 
 def test_every_make_target_calls_what_exists_and_is_listed() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
+from ddpm_nb import _runs
 from ddpm_nb.training import TrainConfig, Trainer, fit, load_network, save_network
 
 CONFIG = {
@@ -59,7 +60,9 @@ def main(folder: Path, clip: str, processes: int) -> None:
     trainer.step()
     alone["in pieces"] = gradient(trainer)
     # What one answers, all know.
-    alone["highest"] = trainer.highest(rank, -rank, rank == processes - 1)
+    alone["highest"] = _runs.highest(
+        trainer.accelerator, rank, -rank, rank == processes - 1
+    )
     if rank == 0:
         wrapped = folder / "wrapped.safetensors"
         save_network(wrapped, trainer._network, config, height=8, width=8)

@@ -10,13 +10,14 @@ import os
 import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 
-from tools.sync import chapters, read_notebook, write_notebook
+from tools.book import notebooks, read_notebook, write_notebook
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 LAST_LINES = 12
@@ -30,12 +31,11 @@ def where(notebook: Any) -> str:
     """The cell that failed: its place, counted as the reader counts, and its first line."""
     for number, cell in enumerate(notebook.cells, start=1):
         if any(output.output_type == "error" for output in cell.get("outputs", [])):
-            source = cell.source.strip()
-            return f"cell {number} of {len(notebook.cells)} ({source.splitlines()[0]})"
+            return f"cell {number} of {len(notebook.cells)} ({cell.source.strip().splitlines()[0]})"
     return "a cell"
 
 
-def run(path: Path) -> Any:
+def run(path: Path, kernel: str = "python3", env: dict[str, str] | None = None) -> Any:
     """Run one notebook in its own folder and return it with the new outputs.
 
     Raises:
@@ -48,7 +48,7 @@ def run(path: Path) -> Any:
     client = NotebookClient(
         notebook,
         timeout=None,  # a cell may train
-        kernel_name="python3",
+        kernel_name=kernel,
         # Otherwise each kernel warns about a connection that never leaves the machine.
         extra_arguments=["--log-level=ERROR"],
         resources={"metadata": {"path": str(path.parent)}},
@@ -56,7 +56,7 @@ def run(path: Path) -> Any:
         coalesce_streams=True,  # how print is cut into messages is chance
     )
     # MPLBACKEND from the caller's shell would take the pictures out of the notebook.
-    env = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"}
+    env = {key: value for key, value in (env or os.environ).items() if key != "MPLBACKEND"}
     try:
         client.execute(env=env)
     except CellExecutionError as error:
@@ -67,44 +67,35 @@ def run(path: Path) -> Any:
     return notebook
 
 
+def each(paths: list[Path], work: Callable[[Path], object], *, goes_on: bool = False) -> list[str]:
+    """Do the work for each chapter, one line each; which of them failed. The first ends it, unless it goes on."""
+    failed = []
+    for number, path in enumerate(paths, start=1):
+        begun = time.monotonic()
+        print(f"[{number}/{len(paths)}] {path.stem} ...", end="", flush=True)
+        try:
+            work(path)
+            print(f" {time.monotonic() - begun:.1f} s", flush=True)
+        except ChapterError as error:
+            failed.append(path.stem)
+            print(f" failed\nchapter {path.stem}: {error}", flush=True)
+            if not goes_on:
+                break
+    return failed
+
+
 def main() -> int:
-    """Run the chapters, one line each; stop at a failure, because later ones build on it."""
-    parser = argparse.ArgumentParser(
-        description="Run chapters and store their outputs."
-    )
+    """Run the chapters; stop at a failure, because later ones build on it."""
+    parser = argparse.ArgumentParser(description="Run chapters and store their outputs.")
     parser.add_argument("root", type=Path)
     parser.add_argument("chapters", nargs="*", metavar="CHAPTER", help="default: all")
     options = parser.parse_args()
-    names = [
-        name
-        for name in chapters(options.root)
-        if (options.root / f"book/{name}.ipynb").exists()
-    ]
-    unknown = sorted(set(options.chapters) - set(names))
-    if unknown:
-        print(
-            f"no such chapter: {', '.join(unknown)}; there are: {', '.join(names)}",
-            file=sys.stderr,
-        )
+    paths, start = notebooks(options.root, options.chapters), time.monotonic()
+    if each(paths, lambda path: write_notebook(run(path), path)):
         return 1
-    names = [name for name in names if not options.chapters or name in options.chapters]
-    start = time.monotonic()
-    for number, name in enumerate(names, start=1):
-        begun = time.monotonic()
-        print(f"[{number}/{len(names)}] {name} ...", end="", flush=True)
-        path = options.root / f"book/{name}.ipynb"
-        try:
-            write_notebook(run(path), path)
-        except ChapterError as error:
-            print(f" failed\nchapter {name}: {error}", flush=True)
-            return 1
-        print(f" {time.monotonic() - begun:.1f} s", flush=True)
-    # `make book` has its own last line, and runs copies.
-    if options.root == Path("."):
-        print(
-            f"make execute: {len(names)} chapters run in {time.monotonic() - start:.0f} s: "
-            f"outputs stored in book/"
-        )
+    if options.root == Path("."):  # `make book` has its own last line, and runs copies
+        seconds = time.monotonic() - start
+        print(f"make execute: {len(paths)} chapters run in {seconds:.0f} s: outputs stored in book/")
     return 0
 
 

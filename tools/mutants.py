@@ -2,18 +2,15 @@
 
     python -m tools.mutants [ROOM ...] [--workers N] [--most N] [--tests GLOB]
 
-A mutant is a module of ddpm_nb with one change: a sign, a root, a keyword, a default, a
-statement. A module has two rooms:
+A mutant is a module of ddpm_nb with one change: a sign, a root, a keyword, a default, a statement. Each module, with a
+chapter or without, has two rooms:
 
-    loss:equations   functions whose docstring names an equation: every mutant, judged by
-                     tests that are marked with an equation
-    loss:rest        the rest, and all refusals of bad input and care for devices: 150
-                     mutants, judged by all tests
+    loss:equations   functions whose docstring names an equation: every mutant, judged by tests that are marked with one
+    loss:rest        the rest, and all refusals of bad input and care for devices: 150 mutants, judged by all tests
 
-Of these tests those judge that run the changed lines. Each mutant is tried in a copy of
-the project, in a process of its own. Verdicts are kept in _build/mutants/, under a hash
-of the mutant and its judges: stop at any time, call again, and it goes on. Survivors are
-listed: each is equivalent (such as swapped arguments of a distance) or needs a test, and
+Of these tests those judge that run the changed lines. Each mutant is tried in a copy of the project, in a process of
+its own. Verdicts are kept in _build/mutants/, under a hash of the mutant and its judges: stop at any time, call again,
+and it goes on. Survivors are listed: each is equivalent (such as swapped arguments of a distance) or needs a test, and
 only a reader can tell which.
 """
 
@@ -22,8 +19,8 @@ import ast
 import contextlib
 import hashlib
 import importlib
+import itertools
 import json
-import multiprocessing
 import os
 import re
 import shutil
@@ -49,33 +46,28 @@ NO_ROOM = {"__init__", "__main__", "_figures"}  # _figures only draws, in notebo
 
 # What a hurried author takes for one another.
 TAKEN_FOR = """
-alpha alpha_bar, beta alpha, sin cos, mean sum, any all,
-min max, train eval, zeros ones, zeros_like ones_like, rand randn, floor ceil,
-float64 float32, bfloat16 float16, LANCZOS NEAREST, BICUBIC NEAREST, argmin argmax
+alpha alpha_bar, beta alpha, sin cos, mean sum, any all, min max, train eval, zeros ones, zeros_like ones_like, rand
+randn, floor ceil, float64 float32, bfloat16 float16, LANCZOS NEAREST, BICUBIC NEAREST, argmin argmax
 """
 SWAPS: dict[str, set[str]] = defaultdict(set)
-for pair in TAKEN_FOR.split(","):
-    one, other = pair.split()
+for one, other in map(str.split, TAKEN_FOR.split(",")):
     SWAPS[one].add(other)
     SWAPS[other].add(one)
 WORDS = [["max", "sum"], ["mean", "sum"]]  # beside the choices of each Literal[...]
 TABLES = ("alpha", "alpha_bar", "beta")
 # Calls that are easily forgotten: x.sqrt() -> x, torch.sqrt(x) -> x.
 FORGOTTEN = re.compile(
-    "sqrt|log|exp|square|abs|cumprod|clamp|round|double|float|to|type|detach|eval|train"
-    "|sort|sorted|reduce|gather|contiguous|requires_grad_|flip|clone|deepcopy"
+    "sqrt|log|exp|square|abs|cumprod|clamp|round|double|float|to|type|detach|eval|train|sort|sorted|reduce|gather"
+    "|contiguous|requires_grad_|flip|clone|deepcopy"
 )
 OPERATORS: dict[type[ast.AST], Any] = {
-    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult,
-    ast.Pow: ast.Mult, ast.FloorDiv: ast.Div, ast.Gt: ast.GtE, ast.GtE: ast.Gt,
-    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Pow: ast.Mult, ast.FloorDiv: ast.Div,
+    ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
     ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
 }  # fmt: skip
 # Types, names and words for people: no change there changes what the program does.
 SILENT_FIELDS = re.compile("annotation|returns|decorator_list|msg|names|type_params")
-FOR_PEOPLE = re.compile(
-    "help|description|epilog|metavar|title|prog|progress|stacklevel"
-)
+FOR_PEOPLE = re.compile("help|description|epilog|metavar|title|prog|progress|stacklevel")
 DEVICE = re.compile(r"device|cuda|mps|\.cpu\(")
 SILENT = ast.JoinedStr | ast.Import | ast.ImportFrom | ast.Raise
 
@@ -128,9 +120,7 @@ class Facts:
 def literals(tree: ast.AST) -> list[list[str]]:
     """The choices of every Literal[...]."""
     found = (ast.unparse(n) for n in ast.walk(tree) if isinstance(n, ast.Subscript))
-    return [
-        re.findall(r"'(\w+)'", text) for text in found if text.startswith("Literal")
-    ]
+    return [re.findall(r"'(\w+)'", text) for text in found if text.startswith("Literal")]
 
 
 def without(things: list[Any], i: int) -> list[Any]:
@@ -171,8 +161,7 @@ def changes(node: ast.AST, facts: Facts) -> Iterator[ast.AST]:
                     given = ast.unparse(value) in (*facts.modules, "self.accelerator")
                     yield args[0] if given and args else value
             for i in range(len(args) - 1):
-                swapped = [*args[:i], args[i + 1], args[i], *args[i + 2 :]]
-                yield ast.Call(function, swapped, keywords)
+                yield ast.Call(function, [*args[:i], args[i + 1], args[i], *args[i + 2 :]], keywords)
             if len(args) > 1:
                 yield ast.Call(function, args[:-1], keywords)
             for i, keyword in enumerate(keywords):
@@ -191,15 +180,12 @@ def changes(node: ast.AST, facts: Facts) -> Iterator[ast.AST]:
                     for y in sorted(y for y, x in facts.inside if x == name != outer):
                         yield ast.Attribute(ast.Attribute(value, y, load), name, load)
         case ast.Name("alpha_bar" | "alpha_bar_prev" as name, ast.Load() as load):
-            both = ["alpha_bar", "alpha_bar_prev"]
-            yield ast.Name(both[name == both[0]], load)
+            yield ast.Name("alpha_bar" if name == "alpha_bar_prev" else "alpha_bar_prev", load)
         case ast.Subscript(value, ast.Name("t") as index, ast.Load() as load):
-            before = ast.BinOp(index, ast.Sub(), ast.Constant(1))
-            yield ast.Subscript(value, before, load)
+            yield ast.Subscript(value, ast.BinOp(index, ast.Sub(), ast.Constant(1)), load)
         case ast.Subscript(value, ast.Constant(str(key)), load):
             known = facts.keys[ast.unparse(value)]
-            after = known[(known.index(key) + 1) % len(known)]
-            yield ast.Subscript(value, ast.Constant(after), load)
+            yield ast.Subscript(value, ast.Constant(known[(known.index(key) + 1) % len(known)]), load)
         case ast.Tuple([_, _, *_] as elts, ast.Load() as load):
             if all(isinstance(e, ast.Constant) for e in elts):
                 for i in range(len(elts)):
@@ -252,9 +238,7 @@ def mutants(module: str, source: str, words: Iterable[list[str]] = ()) -> list[M
                 for key in range(len(value)) if many else [part]:
                     visit(node, value if many else vars(node), key, name, marked, lines)
 
-    def visit(
-        node: ast.AST, place: Any, key: Any, name: str, marked: bool, lines: Any
-    ) -> None:
+    def visit(node: ast.AST, place: Any, key: Any, name: str, marked: bool, lines: Any) -> None:
         old = place[key]
         match old:
             case ast.FunctionDef() | ast.ClassDef():
@@ -324,8 +308,7 @@ def chosen(found: list[Mutant], most: int | None) -> list[Mutant]:
 class Watch:
     """A plugin of pytest: it runs the wanted tests and remembers what happened.
 
-    With `cover` it notes which test runs which line. A fixture that several tests share
-    counts for each of them.
+    With `cover` it notes which test runs which line. A fixture that several tests share counts for each of them.
     """
 
     def __init__(self, wanted: Any = None, cover: Any = None) -> None:
@@ -415,75 +398,83 @@ def judge(tests: list[str]) -> dict[str, Any]:
     return {"by": watch.failed[0] if watch.failed else ""}
 
 
-def in_copy(
-    work: Callable[[list[str]], dict[str, Any]],
-    tests: list[str],
-    limit: float,
-    changed: dict[str, str],
-) -> dict[str, Any]:
-    """Do the work in a copy of the project, in a process of its own.
+class Job(NamedTuple):
+    """Tests to run on a change of the package."""
 
-    The result is empty if the process crashed, or was killed at its time limit.
-    """
-    with tempfile.TemporaryDirectory(prefix="mutant-") as name:
-        folder = Path(name)
+    key: str
+    tests: list[str]
+    limit: float  # seconds
+    module: str = ""
+    text: str = ""
+
+
+def start(work: Callable[[list[str]], dict[str, Any]], job: Job, folder: Path) -> int:
+    """Do the work in a copy of the project, in a process of its own, and leave the answer there; its number."""
+    if pid := os.fork():
+        return pid
+    answer = {}
+    try:
+        os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        output = os.open(folder / "output", os.O_CREAT | os.O_WRONLY)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
         for part in ("ddpm_nb", "tests", "tools", "book", "benchmarks"):
             shutil.copytree(ROOT / part, folder / part)
         for path in filter(Path.is_file, ROOT.iterdir()):
             shutil.copy2(path, folder)
-        for module, text in changed.items():
-            (folder / f"ddpm_nb/{module}.py").write_text(text)
-        pid = os.fork()
-        if pid == 0:
-            answer = {}
-            try:
-                os.setsid()
-                signal.signal(signal.SIGTERM, signal.SIG_DFL)
-                signal.signal(signal.SIGINT, signal.default_int_handler)
-                output = os.open(folder / "output", os.O_CREAT | os.O_WRONLY)
-                os.dup2(output, 1)
-                os.dup2(output, 2)
-                os.chdir(folder)
-                sys.path.insert(0, name)
-                port = str(20_000 + os.getpid() % 20_000)  # of torchrun
-                os.environ |= {"PYTHONPATH": name, "PET_MASTER_PORT": port}
-                if "torch" in sys.modules:
-                    sys.modules["torch"].set_num_threads(1)
-                answer = work(tests)
-            except BaseException:
-                answer = {"broken": traceback.format_exc()}
-            finally:
-                (folder / "answer").write_text(json.dumps(answer))
-                os._exit(0)
+        if job.module:
+            (folder / f"ddpm_nb/{job.module}.py").write_text(job.text)
+        os.chdir(folder)
+        sys.path.insert(0, str(folder))
+        port = str(20_000 + os.getpid() % 20_000)  # of torchrun
+        os.environ |= {"PYTHONPATH": str(folder), "PET_MASTER_PORT": port}
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(1)
+        answer = work(job.tests)
+    except BaseException:
+        answer = {"broken": traceback.format_exc()}
+    finally:
+        (folder / "answer").write_text(json.dumps(answer))
+        os._exit(0)
+
+
+def stop(pid: int) -> None:
+    """End a process and all that it started."""
+    for kill in (os.killpg, os.kill):
+        with contextlib.suppress(ProcessLookupError):
+            kill(pid, signal.SIGKILL)
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, 0)
+
+
+def answers(
+    work: Callable[[list[str]], dict[str, Any]], jobs: Iterable[Job], workers: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The answer of each job, some at a time; empty if its process crashed, or was killed at its time limit."""
+    waiting, running = iter(jobs), dict[int, tuple[Job, Path, float]]()
+    with tempfile.TemporaryDirectory(prefix="mutants-") as copies:
         try:
-            end = time.monotonic() + limit
-            while not os.waitpid(pid, os.WNOHANG)[0] and time.monotonic() < end:
+            while True:
+                for job in itertools.islice(waiting, workers - len(running)):
+                    folder = Path(tempfile.mkdtemp(dir=copies))
+                    running[start(work, job, folder)] = job, folder, time.monotonic() + job.limit
+                if not running:
+                    return
+                for pid, (job, folder, end) in [*running.items()]:
+                    if os.waitpid(pid, os.WNOHANG)[0] or time.monotonic() > end:
+                        stop(pid)
+                        del running[pid]
+                        answer = folder / "answer"
+                        found = json.loads(answer.read_text()) if answer.exists() else {}
+                        shutil.rmtree(folder)
+                        if "broken" in found:
+                            raise RuntimeError(found["broken"])
+                        yield job.key, found
                 time.sleep(0.02)
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, 0)
-        answer = {}
-        if (folder / "answer").exists():
-            answer = json.loads((folder / "answer").read_text())
-        if "broken" in answer:
-            raise RuntimeError(answer["broken"])
-        return answer
-
-
-def end_cleanly() -> None:
-    """A worker's signals: it is told to end by its parent alone, and then tidies up."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-
-
-def attempt(job: tuple[str, Mutant, list[str], float]) -> tuple[str, str]:
-    """A mutant's verdict, under its key."""
-    key, mutant, tests, limit = job
-    answer = in_copy(judge, tests, limit, {mutant.room.split(":")[0]: mutant.text})
-    by = answer.get("by", "the end of its process or its time")
-    return key, f"caught by {by}" if by else "survived"
+            for pid in running:
+                stop(pid)
 
 
 def measured(files: list[str]) -> dict[str, Any]:
@@ -493,7 +484,7 @@ def measured(files: list[str]) -> dict[str, Any]:
     kept = KEPT / f"lines-{key}.json"
     if not kept.exists():
         print(f"which tests run which lines? ({len(files)} files)", flush=True)
-        answer = in_copy(measure, files, 7200, {})
+        [(_, answer)] = answers(measure, [Job("", files, 7200)], 1)
         kept.write_text(json.dumps(answer))
     known: dict[str, Any] = json.loads(kept.read_text())
     for name in sorted({*known["failed"]}):
@@ -530,18 +521,17 @@ def main() -> int:
     given = parser.parse_args()
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, signal.default_int_handler)
-    paths = [p for p in sorted(ROOT.glob("ddpm_nb/*.py")) if p.stem not in NO_ROOM]
-    words = [group for p in paths for group in literals(ast.parse(p.read_text()))]
-    asked = {room.split(":")[0] for room in given.rooms or [p.stem for p in paths]}
+    paths = {p.stem: p for p in sorted(ROOT.glob("ddpm_nb/*.py")) if p.stem not in NO_ROOM}
+    rooms = {f"{name}{kind}": name for name in paths for kind in ("", ":equations", ":rest")}
+    if unknown := sorted({*given.rooms} - {*rooms}):
+        raise SystemExit(f"make mutants: no such room: {' '.join(unknown)}")
+    words = [group for p in paths.values() for group in literals(ast.parse(p.read_text()))]
     found = [
         mutant
-        for path in paths
-        if path.stem in asked
-        for mutant in chosen(mutants(path.stem, path.read_text(), words), given.most)
-        if not given.rooms or {path.stem, mutant.room} & {*given.rooms}
+        for name in dict.fromkeys(rooms[room] for room in given.rooms or rooms)
+        for mutant in chosen(mutants(name, paths[name].read_text(), words), given.most)
+        if not given.rooms or {name, mutant.room} & {*given.rooms}
     ]
-    if not found:
-        raise SystemExit(f"make mutants: no such room: {' '.join(given.rooms)}")
     texts = {f"tests/{p.name}": p.read_text() for p in sorted(ROOT.glob("tests/*.py"))}
     for name in HEAVY:
         if any(name in text for text in texts.values()):
@@ -552,42 +542,36 @@ def main() -> int:
     text = journal.read_text() if journal.exists() else ""
     verdicts = dict(json.loads(line) for line in text.splitlines() if line[-1:] == "]")
     helpers = [text for name, text in texts.items() if "/test_" not in name]
-    seconds, known, jobs = run["seconds"], dict[str, Mutant](), []
+    seconds, known, jobs = run["seconds"], dict[str, Mutant](), list[Job]()
     for mutant in found:
         module, kind = mutant.room.split(":")
         first, last = mutant.lines
         lines = run["lines"].get(module, {}).items()
-        judges = {
-            t for line, those in lines if first <= int(line) <= last for t in those
-        }
+        judges = {t for line, those in lines if first <= int(line) <= last for t in those}
         if kind == "equations":
             judges &= {*run["marked"]}
         files: Counter[str] = Counter()
         for test in judges:
             files[test.split("::")[0]] += seconds[test]
-        order = [
-            (files[t.split("::")[0]], t.split("::")[0], seconds[t], t) for t in judges
-        ]
-        tests = [test for *_, test in sorted(order)]  # quick files first
+        tests = sorted(
+            judges, key=lambda t: (files[t.split("::")[0]], t.split("::")[0], seconds[t], t)
+        )  # quick files first
         key = hashed(mutant.text, *helpers, *(texts[f] for f in sorted(files)))
         known[key] = mutant
         if not tests:
             verdicts[key] = "no test runs it"
         elif key not in verdicts:
-            jobs.append((key, mutant, tests, 60 + 5 * sum(files.values())))
+            jobs.append(Job(key, tests, 60 + 5 * sum(files.values()), module, mutant.text))
     print(f"{len(known)} mutants, {len(jobs)} to try", flush=True)
-    workers = multiprocessing.get_context("fork").Pool(given.workers, end_cleanly)
     try:
-        with workers, journal.open("a") as file:
-            for key, verdict in workers.imap_unordered(attempt, jobs):
-                verdicts[key] = verdict
-                file.write(f"\n{json.dumps([key, verdict])}")  # a torn line stays alone
+        with journal.open("a") as file:
+            for key, answer in answers(judge, jobs, given.workers):
+                by = answer.get("by", "the end of its process or its time")
+                verdicts[key] = f"caught by {by}" if by else "survived"
+                file.write(f"\n{json.dumps([key, verdicts[key]])}")  # a torn line stays alone
                 file.flush()
-                if verdict == "survived":
-                    print(
-                        f"survived: {known[key].where}: {known[key].change}"[:200],
-                        flush=True,
-                    )
+                if not by:
+                    print(f"survived: {known[key].where}: {known[key].change}"[:200], flush=True)
     except KeyboardInterrupt:
         print("stopped; the next call goes on")
     print(table(known, verdicts))

@@ -6,82 +6,62 @@ that cannot be set stops a strict build instead of reaching the reader.
 Equation numbers, ids and permalinks are made exactly as Sphinx's own renderers make them.
 """
 
-from __future__ import annotations
-
 import re
 from base64 import b64encode
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from docutils import nodes
 from math_core import LatexError, LatexToMathML
+from sphinx.application import Sphinx
 from sphinx.locale import _
 from sphinx.util import logging
 from sphinx.util.math import get_node_equation_number
+from sphinx.util.typing import ExtensionMetadata
+from sphinx.writers.html5 import HTML5Translator
+
 from uses import uses_html
 
-if TYPE_CHECKING:
-    from sphinx.application import Sphinx
-    from sphinx.util.typing import ExtensionMetadata
-    from sphinx.writers.html5 import HTML5Translator
-
 # Chromium does not stretch a bracket that carries a script itself, as in \bigr)^2, but does so in a row.
-BRACKET_WITH_SCRIPT = re.compile(
-    r"(<(?:msup|msub|msubsup)>)(<mo\b[^>]*\bminsize=[^>]*>[^<]*</mo>)"
-)
+BRACKET_WITH_SCRIPT = re.compile(r"(<(?:msup|msub|msubsup)>)(<mo\b[^>]*\bminsize=[^>]*>[^<]*</mo>)")
 
 FONT, FONT_CSS = "stix-two-math-subset.woff2", "math-font.css"
 
 logger = logging.getLogger(__name__)
 
 
-def to_mathml(tex: str, *, display: bool, macros: dict[str, str] | None = None) -> str:
+def to_mathml(tex: str, *, display: bool) -> str:
     """Return `tex` as a `<math>` element that carries its TeX source; raise `LatexError` if it cannot be set."""
     # Unknown commands stay errors. The annotation is not drawn: it is there for those who copy.
-    converter = LatexToMathML(annotation=True, fancy_error=False, macros=macros or {})
+    converter = LatexToMathML(annotation=True, fancy_error=False)
     mathml = converter.convert_with_local_state(tex.strip(), displaystyle=display)
     return BRACKET_WITH_SCRIPT.sub(r"\1<mrow>\2</mrow>", mathml)
 
 
-def _convert(translator: HTML5Translator, node: nodes.Element, *, display: bool) -> str:
+def _convert(node: nodes.Element, *, display: bool) -> str:
     tex = node.astext()
     try:
-        return to_mathml(tex, display=display, macros=translator.config.mathml_macros)
+        return to_mathml(tex, display=display)
     except LatexError as error:
-        logger.warning(
-            "formula cannot be set: %s in: %s",
-            error,
-            tex.strip(),
-            location=node,
-            type="mathml",
-        )
+        logger.warning("formula cannot be set: %s in: %s", error, tex.strip(), location=node, type="mathml")
         return f'<code class="math-error">{escape(tex)}</code>'
 
 
 def visit_math(translator: HTML5Translator, node: nodes.math) -> None:
-    translator.body.append(
-        translator.starttag(node, "span", "", CLASS="math notranslate nohighlight")
-    )
-    translator.body.append(_convert(translator, node, display=False) + "</span>")
+    translator.body.append(translator.starttag(node, "span", "", CLASS="math notranslate nohighlight"))
+    translator.body.append(_convert(node, display=False) + "</span>")
     raise nodes.SkipNode
 
 
 def visit_displaymath(translator: HTML5Translator, node: nodes.math_block) -> None:
-    translator.body.append(
-        translator.starttag(node, "div", "", CLASS="math notranslate nohighlight")
-    )
+    translator.body.append(translator.starttag(node, "div", "", CLASS="math notranslate nohighlight"))
     if node["number"]:
         number = get_node_equation_number(translator, node)
         translator.body.append(f'<span class="eqno">({number})')
         translator.add_permalink_ref(node, _("Link to this equation"))
         translator.body.append("</span>")
     # The box that scrolls is inside, so that the number stays in sight beside a long equation.
-    translator.body.append(
-        '<div class="math-scroll">'
-        + _convert(translator, node, display=True)
-        + "</div></div>\n"
-    )
+    translator.body.append('<div class="math-scroll">' + _convert(node, display=True) + "</div></div>\n")
     if node.get("label"):
         translator.body.append(uses_html(translator, node["label"]))
     raise nodes.SkipNode
@@ -107,7 +87,6 @@ def write_font(app: Sphinx, error: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> ExtensionMetadata:
-    app.add_config_value("mathml_macros", {}, "html", types=[dict])
     app.add_css_file(FONT_CSS)
     app.connect("build-finished", write_font)
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_displaymath, None))

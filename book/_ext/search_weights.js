@@ -1,4 +1,4 @@
-// How the site's search weighs what it found. Sphinx copies this text into its own script (search_weights.py).
+// How the site's search weighs what it found. Sphinx copies this text into its own script (functions.py).
 //
 // Sphinx gives a page the same weight for one word of the question in one of its headings as for all of them in its
 // title, and ties go by the alphabet. Here the chapter about a subject comes first, then the parts of chapters that

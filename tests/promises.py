@@ -1,12 +1,16 @@
-"""What a chapter promises, checked in its source: each function returns the faults it found, one line each."""
+"""What pages and chapters promise, checked in their source: each function returns the faults it found, a line each."""
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from markdown_it import MarkdownIt
 from mdit_py_plugins.dollarmath import dollarmath_plugin
+
+from tools.book import prose, read_notebook, sources
 
 SHOWS = "active-ipynb"  # the tag of a cell that shows something: code in the notebook, a comment in the module
 UNCOMPARED = "nbval-ignore-output"
@@ -20,7 +24,6 @@ DECORATORS = {
     "torch.no_grad",
 }
 
-EQUATION = re.compile(r"\$\$\s*\(((?:eq|def)-[a-z0-9-]+)\)")
 # What a plain Markdown reader (Colab, GitHub) would show as it stands.
 LEFTOVER = {
     "a role": re.compile(r"\{[a-z][\w:.-]*\}"),
@@ -33,11 +36,61 @@ LEFTOVER = {
     "half-open mathematics": re.compile(r"\$|\\\(|\\\["),
     "half-open emphasis": re.compile(r"\*\*"),
 }
+CODE = re.compile(r"^(```|~~~).*?^\1|`[^`\n]+`", re.M | re.S)
+LINK = re.compile(r"\[[^\]]*\]\(<?([^)\s>]+)[^)]*\)")
+PICTURE = re.compile(r"!\[([^\]]*)\]\(|<img\b(?![^>]*\balt=\"[^\"]+\")")
+# `$$ … $$ (eq-name)`, `(name)=` and `id="name"`; headings are no anchors, for the site gives them other names.
+ANCHOR = re.compile(r"\$\$\s*\(([\w-]+)\)|^\(([\w-]+)\)=\s*$|\bid=\"([\w-]+)\"", re.M)
 
 
-def labels(text: str) -> list[str]:
-    """The equation labels of a page, in order: `eq-…` for results, `def-…` for definitions."""
-    return EQUATION.findall(text)
+def dead_links(root: Path) -> list[str]:
+    """Links inside the book that lead nowhere: what the site's build finds too, found quickly."""
+    texts = {path: prose(path) for path in sources(root)}
+    known = {
+        path: {name for match in ANCHOR.findall(text) for name in match}
+        for path, text in texts.items()
+    }
+    everywhere = set().union(*known.values())
+    found = []
+    for path, text in texts.items():
+        for target in LINK.findall(CODE.sub("", text)):
+            file, _, anchor = unquote(target).partition("#")
+            if re.match(r"[a-z]+:", target):
+                continue  # another site; `make test` must not need the network
+            there = [
+                path.parent / f"{file}{suffix}" for suffix in ("", ".ipynb", ".md")
+            ]
+            page = next((option for option in there if file and option.is_file()), None)
+            # Without a file, an equation's label is found on any page.
+            names = known.get(page, set()) if page else everywhere
+            if (file and page is None) or (anchor and anchor not in names):
+                found.append(f"{path.relative_to(root)}: dead link {target}")
+    return found
+
+
+def pictures_without_words(root: Path) -> list[str]:
+    """Pictures without alt text, in the prose and in outputs."""
+    found = []
+    for path in sources(root):
+        for match in PICTURE.finditer(CODE.sub("", prose(path))):
+            if not (match[1] or "").strip():
+                found.append(
+                    f"{path.relative_to(root)}: a picture without alt text in the prose"
+                )
+        for number, cell in enumerate(
+            read_notebook(path).cells if path.suffix == ".ipynb" else [], start=1
+        ):
+            kinds = " ".join(
+                kind
+                for output in cell.get("outputs", [])
+                for kind in output.get("data", {})
+            )
+            alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
+            if "image/" in kinds and len(alt.split()) < 3:
+                found.append(
+                    f"{path.relative_to(root)}: the picture of cell {number} has no alt text worth the name"
+                )
+    return found
 
 
 def _tags(cell: Any) -> list[str]:
@@ -61,10 +114,11 @@ def _acts(node: ast.stmt) -> bool:
     """Would this statement, at the top of a module or a class, do more than define something?"""
     match node:
         case (
-            ast.Import() | ast.ImportFrom() | ast.Expr(value=ast.Constant(value=str()))
+            ast.Import()
+            | ast.ImportFrom()
+            | ast.Expr(value=ast.Constant(value=str()))
+            | ast.AnnAssign(value=None)
         ):
-            return False
-        case ast.AnnAssign(value=None):
             return False
         case ast.AnnAssign(
             value=ast.Call(func=ast.Name(id="field" | "option"), args=args)
@@ -113,34 +167,34 @@ def leftover_markup(markdown: str) -> list[str]:
             found.append(f"a row's spacing: {block.content[:60]}")
         for token in block.children or ():
             if token.type == "text":
-                found += [
-                    f"{name}: {token.content[:60]}"
-                    for name, pattern in LEFTOVER.items()
+                kinds = [
+                    kind
+                    for kind, pattern in LEFTOVER.items()
                     if pattern.search(token.content)
                 ]
+                found += [f"{kind}: {token.content[:60]}" for kind in kinds]
     return found
-
-
-class _Shows(ast.NodeVisitor):
-    """Does running this cell print or draw? Bodies of functions and classes run later, or elsewhere."""
-
-    def __init__(self) -> None:
-        self.found = False
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
-        pass
-
-    def visit_ClassDef(self, node: ast.ClassDef) -> None:
-        pass
-
-    def visit_Call(self, node: ast.Call) -> None:
-        self.found |= ast.unparse(node.func) in ("print", "plt.show", "display")
-        self.generic_visit(node)
 
 
 def _python(source: str) -> ast.Module:
     """A cell's syntax tree; IPython's magics are left out."""
     return ast.parse(re.sub(r"^(\s*)[%!].*$", r"\1pass", source, flags=re.M))
+
+
+def _run_here(node: ast.AST) -> Iterator[ast.AST]:
+    """What running this cell runs. Bodies of functions and classes run later, or elsewhere."""
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.FunctionDef | ast.ClassDef):
+            yield child
+            yield from _run_here(child)
+
+
+def _shows(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and ast.unparse(node.func) in (
+        "print",
+        "plt.show",
+        "display",
+    )
 
 
 def stored_outputs(notebook: Any) -> list[str]:
@@ -154,9 +208,7 @@ def stored_outputs(notebook: Any) -> list[str]:
             found.append(
                 f"cell {number}: run as {cell.execution_count}, expected {count}"
             )
-        visitor = _Shows()
-        visitor.visit(_python(cell.source))
-        if visitor.found and not cell.outputs:
+        if not cell.outputs and any(map(_shows, _run_here(_python(cell.source)))):
             found.append(f"cell {number}: prints or draws, but stores no output")
         for output in cell.outputs:
             if output.output_type == "error" or output.get("name") == "stderr":
@@ -193,27 +245,6 @@ def opening(notebook: Any) -> list[str]:
             "cell 3: the module's docstring must stand here, in an untagged cell"
         )
     return found
-
-
-def equations(root: Path) -> dict[str, str]:
-    """Every equation label of the book, with the chapter it stands in.
-
-    Raises:
-        ValueError: A label stands twice.
-    """
-    from tools.pages import prose
-    from tools.sync import toc_files
-
-    home: dict[str, str] = {}
-    for page in toc_files(root):
-        for path in (root / f"{page}.ipynb", root / f"{page}.md"):
-            for label in labels(prose(path)) if path.exists() else ():
-                if label in home:
-                    raise ValueError(
-                        f"{label} stands in {home[label]} and in {path.stem}"
-                    )
-                home[label] = path.stem
-    return home
 
 
 def own_style(code: str) -> list[str]:
