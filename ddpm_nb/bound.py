@@ -102,9 +102,7 @@ from ddpm_nb import _checks as check
 #
 # The student's notes, which [this book follows](bibliography.md), call the middle term the divergence between "forward $q(x_t\mid x_{t-1})$ and backward $p_\theta(x_t\mid x_{t-1})$". Their formula is right and the sentence is not: both distributions in it walk *back*, from $x_t$ to $x_{t-1}$. The notes keep only this term. The minus sign, $L_T$ and $L_0$ belong to the bound as well.
 #
-# ## Checked by counting
-#
-# On a chain with a few states every expectation is a finite sum. Nothing is estimated, and the two sides of the derivation can be compared to twelve digits. The forward tables are $q(x_t = j\mid x_{t-1} = i)$, the model's are $p(x_{t-1} = i\mid x_t = j)$, and products of forward tables are the jumps.
+# In the code the three kinds of terms make one record.
 
 # %%
 @dataclass(frozen=True, eq=False)
@@ -127,6 +125,12 @@ class ChainBound:
         return self.prior + self.steps.sum(0) + self.reconstruction
 
 
+# %% [markdown]
+# ## Checked by counting
+#
+# On a chain with a few states every expectation is a finite sum. Nothing is estimated, and the two sides of the derivation can be compared to twelve digits. The forward tables are $q(x_t = j\mid x_{t-1} = i)$, the model's are $p(x_{t-1} = i\mid x_t = j)$, and products of forward tables are the jumps.
+
+# %%
 def chain_bound(
     forward: Sequence[Tensor], reverse: Sequence[Tensor], prior: Tensor
 ) -> ChainBound:
@@ -162,7 +166,7 @@ def chain_bound(
     )
 
 # %% [markdown]
-# Take four states, five steps, and tables drawn at random. On the left, count *all* paths and use the definition, Eq. [start](#eq-bound-start). On the right, the three terms.
+# Take four states, five steps, and tables drawn at random.
 
 # %% tags=["active-ipynb"]
 # import itertools
@@ -179,7 +183,11 @@ def chain_bound(
 # forward = [random_table(S, S) for _ in range(T)]
 # reverse = [random_table(S, S) for _ in range(T)]
 # prior = random_table(S)
-#
+
+# %% [markdown]
+# For the left side count *all* paths, and use the definition, Eq. [start](#eq-bound-start).
+
+# %% tags=["active-ipynb"]
 # definition, likelihood = torch.zeros(2, S, dtype=torch.float64)
 # for path in itertools.product(range(S), repeat=T + 1):  # all (x_0, ..., x_T)
 #     steps = list(zip(forward, reverse, path, path[1:]))
@@ -188,7 +196,11 @@ def chain_bound(
 #     log_p = prior[path[T]].log() + log_p
 #     definition[path[0]] += log_q.exp() * (log_q - log_p)
 #     likelihood[path[0]] += log_p.exp()
-#
+
+# %% [markdown]
+# The right side is the three terms.
+
+# %% tags=["active-ipynb"]
 # total = chain_bound(forward, reverse, prior).total
 # same = torch.allclose(total, definition, rtol=0, atol=1e-12)
 # print("paths counted:", S ** (T + 1))

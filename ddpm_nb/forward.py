@@ -604,10 +604,8 @@ def q_sample(x_0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) ->
 # # Solution 2
 # ratio = linear.alpha_bar[700] / linear.alpha_bar[200]
 # variance = ratio * (1 - linear.alpha_bar[200]) + (1 - ratio)
-# print(
-#     "two jumps = one jump:",
-#     torch.allclose(variance, 1 - linear.alpha_bar[700], rtol=1e-14),
-# )
+# same = torch.allclose(variance, 1 - linear.alpha_bar[700], rtol=1e-14)
+# print("two jumps = one jump:", same)
 
 # %% [markdown]
 # **3.** Which $\beta_T$ does a linear schedule of $T = 100$ steps with $\beta_1 = 0.0001$ need, so that it ends at the same $\bar\alpha_T$ as the paper's? Compare with the rule of thumb "scale by $1000/T$", which says 0.2.
@@ -623,10 +621,9 @@ def q_sample(x_0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) ->
 # low, high = 0.01, 0.9
 # for _ in range(60):
 #     middle = (low + high) / 2
-#     ends_too_high = (
-#         Schedule.linear(100, 1e-4, middle).alpha_bar[-1] > linear.alpha_bar[-1]
-#     )
-#     low, high = (middle, high) if ends_too_high else (low, middle)
+#     end = Schedule.linear(100, 1e-4, middle).alpha_bar[-1]
+#     too_high = end > linear.alpha_bar[-1]
+#     low, high = (middle, high) if too_high else (low, middle)
 # print(f"beta_T = {middle:.3f}")
 
 # %% [markdown]
@@ -644,9 +641,8 @@ def q_sample(x_0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) ->
 # variance[0] = 4
 # for t in range(1, 1001):
 #     variance[t] = (1 - linear.beta[t]) * variance[t - 1] + linear.beta[t]
-# print(
-#     "1 + 3 alpha_bar:", torch.allclose(variance, 1 + 3 * linear.alpha_bar, rtol=1e-12)
-# )
+# same = torch.allclose(variance, 1 + 3 * linear.alpha_bar, rtol=1e-12)
+# print("1 + 3 alpha_bar:", same)
 # print("below 1.01 from t =", int((variance < 1.01).nonzero()[0]))
 
 # %% [markdown]

@@ -205,14 +205,6 @@ class GaussianMixture:
 # $$
 #
 # The last step uses $\mathbb E(x-\mu_1)^2 = \sigma_1^2$ and $\mathbb E(x-\mu_2)^2 = \sigma_1^2+(\mu_1-\mu_2)^2$, since $x-\mu_2 = (x-\mu_1)+(\mu_1-\mu_2)$ and the mixed term has mean 0. With several independent coordinates the logarithms add, and so do the divergences.
-#
-# **Correlated coordinates** have a covariance matrix $C$ in the place of the variances, and the density $\mathcal N(x;\mu,C) \propto \exp\bigl(-\tfrac12(x-\mu)^\top C^{-1}(x-\mu)\bigr)/\sqrt{\det C}$. The same three steps, with $\mathbb E\bigl[(x-\mu_1)^\top M (x-\mu_1)\bigr] = \operatorname{tr}(M C_1)$ for any matrix $M$ (the trace $\operatorname{tr}$ is the sum of the diagonal), give
-#
-# $$
-# \mathrm{KL} = \frac12\left[\operatorname{tr}\bigl(C_2^{-1}C_1\bigr) + (\mu_1-\mu_2)^\top C_2^{-1}(\mu_1-\mu_2) - D - \log\frac{\det C_1}{\det C_2}\right].
-# $$ (eq-gaussian-kl-full)
-#
-# With diagonal matrices it is the sum above. Only the linear model of [the hidden variable](vae.ipynb) needs it; whoever skips that model can skip this. (In the code a system of equations is solved where the formula has an inverse, and $\log\det$ is one function, not a log of a determinant: both keep more digits.)
 
 # %%
 def gaussian_kl(mean_1: Tensor, var_1: Tensor, mean_2: Tensor, var_2: Tensor) -> Tensor:
@@ -233,6 +225,16 @@ def gaussian_kl(mean_1: Tensor, var_1: Tensor, mean_2: Tensor, var_2: Tensor) ->
     return 0.5 * (ratio + (mean_1 - mean_2) ** 2 / var_2 - 1 - ratio.log()).sum(-1)
 
 
+# %% [markdown]
+# **Correlated coordinates** have a covariance matrix $C$ in the place of the variances, and the density $\mathcal N(x;\mu,C) \propto \exp\bigl(-\tfrac12(x-\mu)^\top C^{-1}(x-\mu)\bigr)/\sqrt{\det C}$. The same three steps, with $\mathbb E\bigl[(x-\mu_1)^\top M (x-\mu_1)\bigr] = \operatorname{tr}(M C_1)$ for any matrix $M$ (the trace $\operatorname{tr}$ is the sum of the diagonal), give
+#
+# $$
+# \mathrm{KL} = \frac12\left[\operatorname{tr}\bigl(C_2^{-1}C_1\bigr) + (\mu_1-\mu_2)^\top C_2^{-1}(\mu_1-\mu_2) - D - \log\frac{\det C_1}{\det C_2}\right].
+# $$ (eq-gaussian-kl-full)
+#
+# With diagonal matrices it is the sum above. Only the linear model of [the hidden variable](vae.ipynb) needs it; whoever skips that model can skip this. (In the code a system of equations is solved where the formula has an inverse, and $\log\det$ is one function, not a log of a determinant: both keep more digits.)
+
+# %%
 def gaussian_kl_full(
     mean_1: Tensor, cov_1: Tensor, mean_2: Tensor, cov_2: Tensor
 ) -> Tensor:

@@ -48,7 +48,7 @@ Variance = Literal["large", "small"]
 # \hat x_0 = \frac{x_t-\sqrt{1-\bar\alpha_t}\;\hat\varepsilon}{\sqrt{\bar\alpha_t}} .
 # $$ (eq-predict-x0)
 #
-# Read the other way, the same equation gives the noise that goes with a picture: $\hat\varepsilon = (x_t-\sqrt{\bar\alpha_t}\,\hat x_0)/\sqrt{1-\bar\alpha_t}$. A sampler needs it when it has changed the picture.
+# Read the other way, the same equation gives the noise that goes with a picture: $\hat\varepsilon = (x_t-\sqrt{\bar\alpha_t}\,\hat x_0)/\sqrt{1-\bar\alpha_t}$. A sampler needs it when it has changed the picture, by clipping it to $[-1,1]$ for instance.
 #
 # Why the noise, and not the picture? For a perfect network it makes no difference. For a learned one it decides what an error costs: $\lVert\hat x_0-x_0\rVert^2 = \frac{1-\bar\alpha_t}{\bar\alpha_t}\lVert\hat\varepsilon-\varepsilon\rVert^2$, so an equal error of the noise is next to none in the picture at small $t$, and a large one at large $t$, where no guess of the picture can be good. The paper tried other targets and got its best pictures with this one.
 
@@ -218,10 +218,8 @@ def denoising_mean(
 # fig.label_line(ax, 1.22, 0.95, "without $x_0$", fig.ORANGE)
 # plt.show()
 # difference = with_x_0 - without
-# print(
-#     "the curves differ by a constant, to 1e-6:",
-#     bool(difference.max() - difference.min() < 1e-6),
-# )
+# constant = bool(difference.max() - difference.min() < 1e-6)
+# print("the curves differ by a constant, to 1e-6:", constant)
 # print("their lowest points agree:", bool(with_x_0.argmin() == without.argmin()))
 
 # %% [markdown]
@@ -355,12 +353,10 @@ def simple_loss(
 # figure, axes = plt.subplots(1, 3, figsize=(7.2, 2.0), sharey=True)
 # for ax, model_mean in zip(axes, (0.4, 0.15, 0.0)):
 #     mean = torch.tensor([model_mean], dtype=torch.float64)
-#     kl = gaussian_kl(
-#         torch.zeros_like(mean), true_var.expand(1), mean, model_var.expand(1)
-#     )
-#     ax.fill_between(
-#         grid[:, 0], normal(grid, true_mean, true_var).exp(), color="#d5d5d5"
-#     )
+#     zero = torch.zeros_like(mean)
+#     kl = gaussian_kl(zero, true_var.expand(1), mean, model_var.expand(1))
+#     true = normal(grid, true_mean, true_var).exp()
+#     ax.fill_between(grid[:, 0], true, color="#d5d5d5")
 #     ax.plot(grid, normal(grid, mean, model_var).exp(), color=fig.BLUE)
 #     ax.set(title=f"divergence {kl:.2f} nats", xlabel="$x_{t-1}$", yticks=[])
 # axes[0].text(-0.65, 3.2, "true", color=fig.GREY)
@@ -450,18 +446,14 @@ def simple_loss(
 #
 # figure, ax = plt.subplots(figsize=(5, 2.8))
 # ax.plot(floor_t, lowest_loss, color=fig.BLUE)
-# ax.set(
-#     xscale="log",
-#     xlabel="t",
-#     ylabel=r"$\mathbb{E}\,|\varepsilon-\varepsilon^*|^2$",
-#     ylim=(0, 1.05),
-# )
+# error = r"$\mathbb{E}\,|\varepsilon-\varepsilon^*|^2$"
+# ax.set(xscale="log", xlabel="t", ylabel=error, ylim=(0, 1.05))
 # plt.show()
 # for at in (1, 100, 200, 1000):
 #     print(f"floor at t = {at}: {floor(bumps, at):.5f}")
 
 # %% [markdown]
-# At $t = 1$ there is hardly any noise in $x_1$, far less than the data's own spread, and it cannot be told from the data: the loss there is about 1 even for the best network. Then the noise outgrows the width of a bump, and becomes easy to see. The second hill, near $t = 200$, is a doubt of another kind: the two bumps flow into each other, and it is open which of them a point came from. At large $t$ nearly all of $x_t$ is noise, and nothing is easier than to say so.
+# At $t = 1$ there is hardly any noise in $x_1$, far less than the data's own spread, and it cannot be told from the data: the loss there is about 1 even for the best network. Then the noise outgrows the width of a bump, and becomes easy to see. The second hill, near $t = 200$, is a doubt of another kind: the two bumps flow into each other, and it is open which of them a point came from. At large $t$ nearly all of $x_t$ is noise, and the noise is easy to predict.
 #
 # A training loss that stops falling above zero is therefore no sign of failure by itself: it may have come near its floor.
 #
@@ -571,7 +563,7 @@ def simple_loss(
 # assert signs["t drawn by weight"] == [-1, 1, -1, 1]
 
 # %% [markdown]
-# As a factor, the weight helps at the smallest $t$ and makes the network worse at large $t$, and worse on the whole even by the bound's own measure: the gradient hangs on the few points of a batch that happened to draw a small $t$, and jumps about. With $t$ drawn by weight the mean is the same without that scatter, and what remains is the choice itself: closer at the smallest $t$, farther at large $t$, cheaper in nats. And yet *more* points go astray.
+# As a factor, the weight helps at the smallest $t$ and makes the network worse at large $t$, and worse on the whole even by the bound's own measure: the gradient is dominated by the few points of a batch that happened to draw a small $t$, and varies much from batch to batch. With $t$ drawn by weight the mean is the same without that scatter, and what remains is the choice itself: closer at the smallest $t$, farther at large $t$, cheaper in nats. And yet *more* points go astray.
 #
 # If drawing $t$ by its weight wins in nats, why does the paper drop the weight? Because a nat is not what one sees. In Eq. [weight](#eq-vlb-weight) an error is counted as a squared shift of the mean, *in units of the step's own spread* $\sigma_t$, and at small $t$ that unit is tiny. Give the network an error of the size of the noise itself, $\lVert\varepsilon-\varepsilon_\theta\rVert^2 = 1$ in a coordinate, and read off both: the nats, and the shift of a pixel in grey levels (of 256, so that 127.5 of them are a length of 1).
 
@@ -582,7 +574,7 @@ def simple_loss(
 #     print(f"t = {at:4}: {nats:.3f} nats, {127.5 * shift:.1f} grey levels")
 
 # %% [markdown]
-# The shift is of the same order at every $t$: one to three grey levels, which nobody sees. At $t = 1$ it is dear, and what is lost for it is one grey level of grain. At large $t$ it costs next to nothing; but there an error that lasts over hundreds of steps adds up, and those steps decide to which bump a point goes, or what a picture shows. The paper says it so (section 3.4): without the weight the network can attend to the harder tasks at larger $t$. And it measured both on CIFAR-10 (its table 1): trained with the weight, at most 3.70 bits per dimension and an FID of 13.51; without, at most 3.75 bits and an FID of 3.17. Worse in nats, better to look at. Nichol and Dhariwal (2021), who want the nats, draw $t$ more often where the bound is large.
+# The shift is of the same order at every $t$: one to three grey levels, which nobody sees. At $t = 1$ it is expensive, and all that is lost is one grey level of grain. At large $t$ it costs next to nothing; but there an error that lasts over hundreds of steps adds up, and those steps decide to which bump a point goes, or what a picture shows. The paper says so (section 3.4): without the weight the network can attend to the harder tasks at larger $t$. And it measured both on CIFAR-10 (its table 1): trained with the weight, at most 3.70 bits per dimension and an FID of 13.51; without, at most 3.75 bits and an FID of 3.17. Worse in nats, better to look at. Nichol and Dhariwal (2021), who want the nats, draw $t$ more often where the bound is large.
 #
 # ## Which variance?
 #
@@ -658,10 +650,8 @@ def optimal_variance(
 # fig.label_line(ax, 3.2, 0.45, r'"small", $\tilde\beta_t$', fig.BLUE)
 # fig.label_line(ax, 1.0, 0.89, "right for two bumps", fig.ORANGE)
 # plt.show()
-# print(
-#     "the right variance lies between the paper's two choices at every t:",
-#     bool(((small < right) & (right < large)).all()),
-# )
+# between = bool(((small < right) & (right < large)).all())
+# print("the right variance lies between the paper's two choices at every t:", between)
 
 # %% [markdown]
 # ## Other things to predict
@@ -773,13 +763,8 @@ def v_to_noise(x_t: Tensor, t: int | Tensor, v: Tensor, schedule: Schedule) -> T
 # x_t, noise = torch.randn(2, 5, 3, dtype=torch.float64, generator=generator)
 # t = torch.tensor([1, 2, 50, 500, 1000])
 # x_0_hat = predict_x_0(x_t, t, noise, schedule)
-# print(
-#     torch.allclose(
-#         denoising_mean(x_t, t, noise, schedule),
-#         posterior_mean(x_0_hat, x_t, t, schedule),
-#         rtol=1e-9,
-#     )
-# )
+# line_4 = denoising_mean(x_t, t, noise, schedule)
+# print(torch.allclose(line_4, posterior_mean(x_0_hat, x_t, t, schedule), rtol=1e-9))
 
 # %% [markdown]
 # **2.** How large is the factor from $\hat\varepsilon$ to $\hat x_0$ at $t = T$? What does an error of 0.01 in the noise do to $\hat x_0$ there?
@@ -809,13 +794,10 @@ def v_to_noise(x_t: Tensor, t: int | Tensor, v: Tensor, schedule: Schedule) -> T
 # %% tags=["active-ipynb", "hide-cell"]
 # # Solution 3
 # standard = GaussianMixture([1.0], [[0.0]], [1.0])
-# print(
-#     "floor = alpha_bar_t:",
-#     all(
-#         torch.isclose(floor(standard, at), schedule.alpha_bar[at], rtol=1e-6)
-#         for at in (1, 200, 700)
-#     ),
-# )
+# t = torch.tensor([1, 200, 700])
+# floors = torch.stack([floor(standard, at) for at in t.tolist()])
+# same = torch.allclose(floors, schedule.alpha_bar[t], rtol=1e-6, atol=0)
+# print("floor = alpha_bar_t:", same)
 
 # %% [markdown]
 # **4.** With the data of exercise 3 and a perfect network, sum Eq. [SNR form](#eq-snr-bound) over $t = 2,\dots,T$. What does the sum become when the steps get ever finer, with $\log\operatorname{SNR}$ falling from 6 to $-6$? Cut the way in two manners, evenly in $\log\operatorname{SNR}$ and evenly in $\bar\alpha_t$.

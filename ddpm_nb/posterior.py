@@ -190,7 +190,24 @@ def posterior_mean(
 # $$
 # q(x_t) = \sum_k \pi_k\,\mathcal N\bigl(x_t;\ \sqrt{\bar\alpha_t}\,\mu_k,\ v_{k,t} I\bigr), \qquad v_{k,t} = \bar\alpha_t s_k^2 + 1-\bar\alpha_t .
 # $$ (eq-mixture-marginal)
-#
+
+# %%
+def noised_mixture(
+    mixture: GaussianMixture, t: int, schedule: Schedule
+) -> GaussianMixture:
+    """Return the distribution of x_t for x_0 from `mixture`: bumps, moved and widened.
+
+    Equation: eq-mixture-marginal.
+    """
+    alpha_bar = schedule.alpha_bar[check.t(t, schedule, lowest=0)].cpu().double()
+    return GaussianMixture(
+        mixture.weights,
+        alpha_bar.sqrt() * mixture.means,
+        (alpha_bar * mixture.stds**2 + 1 - alpha_bar).sqrt(),
+    )
+
+
+# %% [markdown]
 # Now ask for the noise. Take one coordinate within bump $k$. Given $\varepsilon$, $x_t$ is normal with mean $\sqrt{\bar\alpha_t}\,\mu_k+\sqrt{1-\bar\alpha_t}\,\varepsilon$ and variance $\bar\alpha_t s_k^2$. By Bayes' rule $p(\varepsilon\mid x_t)\propto p(\varepsilon)\,p(x_t\mid\varepsilon)$, and its exponent is again $-\tfrac12(A\varepsilon^2-2B\varepsilon+\dots)$, now with
 #
 # $$
@@ -209,21 +226,6 @@ def posterior_mean(
 # Why is a conditional *mean* the best guess? Because the loss will be a squared error, and the mean of a distribution is the point with the smallest expected squared distance to it (Eq. [best guess](#eq-best-guess) in the next chapter proves it). A perfect network, with endless data and training, computes exactly $\varepsilon^*$ and nothing better.
 
 # %%
-def noised_mixture(
-    mixture: GaussianMixture, t: int, schedule: Schedule
-) -> GaussianMixture:
-    """Return the distribution of x_t for x_0 from `mixture`: bumps, moved and widened.
-
-    Equation: eq-mixture-marginal.
-    """
-    alpha_bar = schedule.alpha_bar[check.t(t, schedule, lowest=0)].cpu().double()
-    return GaussianMixture(
-        mixture.weights,
-        alpha_bar.sqrt() * mixture.means,
-        (alpha_bar * mixture.stds**2 + 1 - alpha_bar).sqrt(),
-    )
-
-
 def optimal_noise(
     mixture: GaussianMixture, schedule: Schedule
 ) -> Callable[[Tensor, int | Tensor], Tensor]:

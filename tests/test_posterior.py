@@ -303,7 +303,8 @@ def test_times_outside_are_refused() -> None:
 
 def test_points_and_times_that_would_broadcast_are_refused() -> None:
     model = optimal_noise(MIXTURE, LINEAR)
-    with pytest.raises(ValueError, match=r"x_t: expected shape \(B, 1\)"):
-        model(torch.zeros(4, 3), 5)
+    for shape in ((4, 3), (2, 4, 1), (1,)):
+        with pytest.raises(ValueError, match=r"x_t: expected shape \(B, 1\)"):
+            model(torch.zeros(shape), 5)
     with pytest.raises(ValueError, match="t: expected one time a point"):
         model(torch.zeros(1, 1), torch.tensor([1, 2, 3]))
