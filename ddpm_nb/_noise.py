@@ -197,3 +197,8 @@ def fresh_for_each(generator: Randomness, n: int, T: int) -> Randomness:
             ]
         )
     return [*generator] * n
+
+
+def same_for_each(noise: Callable[[int], Tensor], n: int) -> NoiseSource:
+    """Return the randomness of n copies of a batch, the same noise for each copy."""
+    return lambda _, t: torch.cat([noise(t)] * n)

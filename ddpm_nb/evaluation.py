@@ -29,7 +29,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -42,6 +42,7 @@ from ddpm_nb._noise import (
     fresh_for_each,
     in_batches,
     noise_for,
+    same_for_each,
     times_for,
 )
 from ddpm_nb.algorithms import ancestral, sample, sample_steps
@@ -230,8 +231,7 @@ def discretized_log_prob(
 # right.plot(z, tanh_cdf(z) - torch.special.ndtr(z), color=fig.BLUE)
 # right.set(xlabel="z", ylabel="tanh formula minus $\\Phi$")
 # plt.show()
-
-# %% tags=["active-ipynb"]
+#
 # all_levels = torch.linspace(-1, 1, 256, dtype=torch.float64)
 # for mean in (0.0, 0.99, -3.0):
 #     for sigma in (0.001, 0.01, 1.0):
@@ -283,7 +283,7 @@ def decoder_cost(
 #
 # The second part is there for either choice of the variances. It is the price of a last step that is wider than one level. The first is 0 for the small variance.
 #
-# **Normal data.** Let $x_0\sim\mathcal N(0,1)$, treated as continuous, with the perfect network, $\sigma_t^2 = \beta_t$ and a density in the place of the decoder's probability. Then $x_t$ and $x_{t-1}$ are jointly normal with variance 1 and covariance $\sqrt{\alpha_t}$. So the true step back, without $x_0$, is $\mathcal N(\sqrt{\alpha_t}\,x_t,\ \beta_t)$, and the model's is the same: $\varepsilon^* = \sqrt{1-\bar\alpha_t}\,x_t$ makes line 4's mean $(x_t-\beta_tx_t)/\sqrt{\alpha_t} = \sqrt{\alpha_t}\,x_t$. The whole model chain equals the data's chain, nothing is lost, and the bound is the entropy of the data:
+# **Gaussian data.** Let $x_0\sim\mathcal N(0,1)$, treated as continuous, with the perfect network, $\sigma_t^2 = \beta_t$ and a density in the place of the decoder's probability. Then $x_t$ and $x_{t-1}$ are jointly normal with variance 1 and covariance $\sqrt{\alpha_t}$. So the true step back, without $x_0$, is $\mathcal N(\sqrt{\alpha_t}\,x_t,\ \beta_t)$, and the model's is the same: $\varepsilon^* = \sqrt{1-\bar\alpha_t}\,x_t$ makes line 4's mean $(x_t-\beta_tx_t)/\sqrt{\alpha_t} = \sqrt{\alpha_t}\,x_t$. The whole model chain equals the data's chain, nothing is lost, and the bound is the entropy of the data:
 #
 # $$
 # \mathbb E\left[\frac{L}{D\ln2}\right] = \tfrac12\log_2(2\pi e) .
@@ -484,23 +484,30 @@ def bits_per_dim(
             columns = (torch.stack(column).cpu() for column in zip(*rows))
             parts.append((prior_cost(x, schedule).cpu(), *columns))
     prior, t, cost, error = (torch.cat(part, dim=-1) for part in zip(*parts))
-    weight = torch.tensor([len(block) for block in blocks])
-    unit = x_0[0].numel() * math.log(2)
+    weight, unit = torch.tensor(list(map(len, blocks))), x_0[0].numel() * math.log(2)
     return BitsPerDim(
         prior / unit, t[1:], cost[1:] / unit, weight[1:], cost[0] / unit, error
     )
 
 
 # %% [markdown]
-# First the known cases. One point:
+# First the known cases, each with its perfect network. One point:
 
 # %% tags=["active-ipynb"]
+# # Perfect networks for one point, for Gaussian data, and for four grey levels.
 # from ddpm_nb.likelihood import GaussianMixture
 # from ddpm_nb.posterior import optimal_noise
 #
 # schedule = Schedule.linear()
 # point = 201 / 255 * 2 - 1  # an interior level
 # at_point = optimal_noise(GaussianMixture([1.0], [[point]], [1e-9]), schedule)
+# bell = optimal_noise(GaussianMixture([1.0], [[0.0]], [1.0]), schedule)
+# four = torch.tensor([-1.0, -1 / 3, 1 / 3, 1.0], dtype=torch.float64)
+# shares = torch.tensor([4, 2, 1, 1]) / 8
+# best = optimal_noise(GaussianMixture(shares, four[:, None], [1e-6] * 4), schedule)
+# generator = torch.Generator().manual_seed(0)
+
+# %% tags=["active-ipynb"]
 # x_0 = torch.full((2, 1), point, dtype=torch.float64)
 # for variance in ("small", "large"):
 #     bits = bits_per_dim(at_point, x_0, schedule, variance=variance, clip=False)
@@ -508,11 +515,9 @@ def bits_per_dim(
 #     print(f"one point, {variance}: steps {steps:.4f}, decoder {last:.4f} bits")
 
 # %% [markdown]
-# Normal data, and a density in the place of the decoder:
+# Gaussian data, and a density in the place of the decoder's probability:
 
 # %% tags=["active-ipynb"]
-# generator = torch.Generator().manual_seed(0)
-# bell = optimal_noise(GaussianMixture([1.0], [[0.0]], [1.0]), schedule)
 # draws = torch.randn(2000, 1, dtype=torch.float64, generator=generator)
 # density = {"first_step": "beta", "clip": False, "decoder": "continuous"}
 # some = {"num_timesteps": 100, "generator": generator}
@@ -526,26 +531,24 @@ def bits_per_dim(
 # Four levels with the probabilities 1/2, 1/4, 1/8 and 1/8, an entropy of 1.75 bits:
 
 # %% tags=["active-ipynb"]
-# four = torch.tensor([-1.0, -1 / 3, 1 / 3, 1.0], dtype=torch.float64)
-# weights = torch.tensor([4, 2, 1, 1]) / 8
-# best = optimal_noise(GaussianMixture(weights, four[:, None], [1e-6] * 4), schedule)
-# index = torch.multinomial(weights, 2000, replacement=True, generator=generator)
+# index = torch.multinomial(shares, 2000, replacement=True, generator=generator)
 # x_0 = four[index, None]
 # for variance in ("small", "large"):
 #     bits = bits_per_dim(best, x_0, schedule, variance=variance, levels=4, **some)
 #     low, high = bits.interval
 #     assert high - low < 0.1
-#     name = f"four levels, {variance}"
-#     print(f"{name}: {bits.mean:.1f} bits; not below 1.75:", high > 1.75)
+#     print(f"four levels, {variance}: {bits.mean:.1f} bits;", end=" ")
+#     print("not below 1.75:", high > 1.75)
 
 # %% [markdown]
-# (The intervals are those of 2,000 draws; for the four levels they are narrower than 0.1 bits.) For these few points the small variance is nearly right, and the bound comes close to the entropy. The large one is too wide for data without any width of their own, and every step pays for it. With normal data it is the other way round: there the step back has exactly the variance $\beta_t$, as shown above.
+# (The intervals are those of 2,000 draws; for the four levels they are narrower than 0.1 bits.) For these few points the small variance is nearly right, and the bound comes close to the entropy. The large one is too wide for data that have no width of their own, and every step pays for it. With Gaussian data it is the other way round: there the step back has exactly the variance $\beta_t$, as shown above.
 #
 # ## The digits in bits
 #
 # Now a real network. The 8×8 digits have 17 grey levels, 0 to 16, and not 256. So $K = 17$: a picture without compression takes $\log_2 17 = 4.09$ bits per pixel, and *that* is what the model has to beat. (These bits must not be compared with those of CIFAR-10, whose pixels have 256 levels.) The pictures are those that the network never saw.
 
 # %% tags=["active-ipynb"]
+# # The digits, their network and its schedule; and how bits are asked for and reported.
 # from safetensors.torch import load_file
 # from sklearn.datasets import load_digits
 # from sklearn.model_selection import train_test_split
@@ -560,9 +563,9 @@ def bits_per_dim(
 # )
 # digit_schedule = Schedule.cosine(T=500)
 # unet = UNet.digits()
-# unet.load_state_dict(load_file(_weights.path("digits.safetensors")))
-
-# %% tags=["active-ipynb", "nbval-ignore-output"]
+# _ = unet.load_state_dict(load_file(_weights.path("digits.safetensors")))
+#
+#
 # def digit_bits(images, **choice):
 #     return bits_per_dim(unet, images, digit_schedule, levels=17, **choice)
 #
@@ -570,15 +573,14 @@ def bits_per_dim(
 # def report(name, bits):
 #     low, high = bits.interval
 #     print(f"{name:32} {bits.mean:.3f} bits per pixel, 95 %: {low:.3f} to {high:.3f}")
-#
-#
+
+# %% tags=["active-ipynb", "nbval-ignore-output"]
 # few = digit_bits(test_images[:48], generator=generator)
 # many = digit_bits(test_images, num_timesteps=40, generator=generator)
 # report("48 pictures, all 500 times:", few)
 # report("450 pictures, 40 times each:", many)
 # steps = many.total - many.prior - many.decoder
-# for name in ("prior", "steps", "decoder"):
-#     part = steps if name == "steps" else getattr(many, name)
+# for name, part in (("prior", many.prior), ("steps", steps), ("decoder", many.decoder)):
 #     print(f"  of that {name:8} {part.mean():.4f}")
 # assert many.mean < math.log2(17)
 # assert abs(few.mean - many.mean) < few.interval[1] - few.interval[0] + 0.1
@@ -663,13 +665,9 @@ def rate_distortion(bits: BitsPerDim, levels: int = 256) -> RateDistortion:
     before_last = prior + (weight * cost).sum()
     error = bits.squared_error.mean(1).flip(0).sqrt() * (levels - 1) / 2
     ends = torch.stack([before_last, before_last + bits.decoder.mean()])
-    return RateDistortion(
-        t=torch.cat(
-            [bits.t.double().mean(1).flip(0), torch.tensor([1.0, 0.0]).to(rate)]
-        ),
-        rate=torch.cat([rate, ends]),
-        distortion=torch.cat([error, error.new_zeros(1)]),
-    )
+    t = torch.cat([bits.t.double().mean(1).flip(0), rate.new_tensor([1, 0])])
+    distortion = torch.cat([error, error.new_zeros(1)])
+    return RateDistortion(t, torch.cat([rate, ends]), distortion)
 
 
 # %% mystnb={"image": {"alt": "Two panels. Left: distortion in grey levels against t, rising evenly from 0 to about 5 at t = 480 and then steeply to 8. Right: distortion against the rate. It falls steeply to one grey level within the first half bit and then flattens: most of the bits buy the last grey level."}} tags=["active-ipynb", "nbval-ignore-output"]
@@ -686,16 +684,16 @@ def rate_distortion(bits: BitsPerDim, levels: int = 256) -> RateDistortion:
 # %% [markdown]
 # How many of the bits bring the error below 4, 2 and 1 grey levels? The interval of such a share comes from the **bootstrap**: draw 48 of the 48 pictures with repetition, 300 times, and see how the share scatters.
 
-# %% tags=["active-ipynb", "nbval-ignore-output"]
+# %% tags=["active-ipynb"]
+# # The share of the bits after which the distortion is below a limit, and the t.
 # def share_below(limit, index):
-#     """The share of the bits after which the distortion is below the limit, and the t."""
 #     rows = {name: value[..., index] for name, value in vars(few).items()}
 #     some = BitsPerDim(**rows | {"weight": few.weight})
 #     curve = rate_distortion(some, levels=17)
 #     i = int((curve.distortion < limit).nonzero()[0])
 #     return float(curve.rate[i] / curve.rate[-1]), int(curve.t[i])
-#
-#
+
+# %% tags=["active-ipynb", "nbval-ignore-output"]
 # again = torch.randint(48, (300, 48), generator=generator)
 # for limit in (4, 2, 1):
 #     share, t = share_below(limit, torch.arange(48))
@@ -708,20 +706,20 @@ def rate_distortion(bits: BitsPerDim, levels: int = 256) -> RateDistortion:
 #     assert share < 0.9
 
 # %% [markdown]
-# And how good is the first guess, before anything has been sent? Compare it, picture by picture, with the picture that is right on average, the mean of all digits.
+# And how good is the first guess, when next to nothing has been sent? Compare it, picture by picture, with the picture that is right on average, the mean of all digits.
 
 # %% tags=["active-ipynb", "nbval-ignore-output"]
 # middle = train_images.mean(0)
 # always = (test_images[:48] - middle).square().flatten(1).mean(1).double()
-# levels_off = always.mean().sqrt() * 8
-# print(f"the mean of all digits, for everybody: {levels_off:.1f} grey levels")
+# off = always.mean().sqrt() * 8
+# print(f"the mean of all digits, for everybody: {off:.1f} grey levels")
 # worse = few.squared_error[-1] - always
 # bar = 1.96 * float(worse.std()) / 48**0.5
 # print(f"squared error at t = 500 minus that one: {worse.mean():.2f} +- {bar:.2f}")
 # assert worse.mean() > bar
 
 # %% [markdown]
-# (The intervals of the shares come from drawing 48 of the 48 pictures with repetition, 300 times: the **bootstrap**.) Look at the left end of the right panel: the first guesses are *worse* than the picture that is always right on average, the mean of all digits. The last line compares the two picture by picture, and its interval lies above 0. At $t$ near $T$ the network's small error of the noise is multiplied by $\sqrt{(1-\bar\alpha_t)/\bar\alpha_t}$ on the way to $\hat x_0$, for this schedule by up to 10,000. Clipping keeps the damage within $[-1,1]$, and the samplers mend it in the next steps.
+# The first guesses, at the left end of the right panel, are *worse* than the mean of all digits: the interval of the difference lies above 0. At $t$ near $T$ the network's small error of the noise is multiplied by $\sqrt{(1-\bar\alpha_t)/\bar\alpha_t}$ on the way to $\hat x_0$, for this schedule by up to 10,000. Clipping keeps the damage within $[-1,1]$, and the samplers correct it in the next steps.
 #
 # The curve is the paper's Figure 5 in small. A small part of the bits brings most of the picture; the rest buys the last level. That is the paper's remark about its own model: more than half of its bits describe distortions that nobody would see. (There the half is the decoder: 1.78 bits of steps bring the picture within an error of 0.95 of the 255 levels, and the decoder takes 1.97 more; section 4.3. With 17 levels $x_1$ has decided already, and the last level is paid for at small $t$.) A model can therefore be excellent to the eye and mediocre in bits, or the other way round. Bits and looks are two questions, and the second needs another number.
 #
@@ -816,7 +814,8 @@ def collect_features(
 # %% [markdown]
 # Here the features are those of a small classifier of our own, trained on the real training digits: 20 numbers before its last layer. So this is a Fréchet distance, and it is *not* FID; nobody else's number can be compared with it. And all that follows is said of one classifier, trained once.
 
-# %% tags=["active-ipynb", "nbval-ignore-output"]
+# %% tags=["active-ipynb"]
+# # The classifier sees the training digits with some noise.
 # from torch import nn
 #
 # torch.manual_seed(0)
@@ -832,15 +831,18 @@ def collect_features(
 #     adam.zero_grad()
 #     loss.backward()
 #     adam.step()
+
+# %% tags=["active-ipynb", "nbval-ignore-output"]
 # with torch.no_grad():
 #     right = (head(body(test_images)).argmax(1) == test_labels).float().mean()
 # print(f"the classifier is right about {right:.1%} of the unseen digits")
 # assert right > 0.95
 
 # %% [markdown]
-# First see what the size of the sample does. Draw real digits and compare them with other real digits, twelve times for each size. The truth is 0. How fast does the distance fall? Each of the twelve gives a slope of its own on logarithmic axes, and the twelve slopes an interval (Student's t).
+# Chance decides in all that follows. So every number is a mean of several independent ones, with the 95 % interval of Student's t, and a difference of two means has Welch's.
 
-# %% tags=["active-ipynb", "nbval-ignore-output"]
+# %% tags=["active-ipynb"]
+# # How means and their differences are reported.
 # from scipy.stats import t as student
 #
 #
@@ -851,6 +853,22 @@ def collect_features(
 #     return float(values.mean()), float(wide * values.std())
 #
 #
+# def difference(a, b):
+#     """Difference of two means, and half of its 95 % interval."""
+#     parts = [values.var() / len(values) for values in (a, b)]
+#     of_each = sum(p**2 / (len(v) - 1) for p, v in zip(parts, (a, b)))
+#     bar = student.ppf(0.975, float(sum(parts) ** 2 / of_each)) * sum(parts) ** 0.5
+#     return float(a.mean() - b.mean()), float(bar)
+#
+#
+# def show(name, values):
+#     middle, bar = interval(values)
+#     print(f"{name:28} {middle:6.2f} +- {bar:.2f}")
+
+# %% [markdown]
+# First see what the size of the sample does. Draw real digits and compare them with other real digits, twelve times for each size; a bar is the standard deviation of the twelve. The truth is 0. How fast does the distance fall? Each of the twelve gives a slope of its own on logarithmic axes.
+
+# %% mystnb={"image": {"alt": "Fr\u00e9chet distance between two sets of real digits against the size of the sets from 30 to 800, on logarithmic axes, with error bars. It falls with the size, and is never zero."}} tags=["active-ipynb", "nbval-ignore-output"]
 # everything = collect_features(body, images.split(256), n=len(images))
 # sizes, table = (30, 60, 125, 250, 500, 800), torch.empty(12, 6, dtype=torch.float64)
 # for column, n in enumerate(sizes):
@@ -863,13 +881,11 @@ def collect_features(
 # slope, bar = interval(table.log() @ log_n / log_n.square().sum())
 # print(f"slope on logarithmic axes: {slope:.2f} +- {bar:.2f}")
 # assert -1.3 < slope < -0.9
-
-# %% mystnb={"image": {"alt": "Fr\u00e9chet distance between two sets of real digits against the size of the sets from 30 to 800, on logarithmic axes, with error bars. It falls with the size, and is never zero."}} tags=["active-ipynb", "nbval-ignore-output"]
+#
 # means = table.mean(0).tolist()
 # figure, ax = plt.subplots(figsize=(5, 2.4))
-# ax.errorbar(
-#     sizes, means, yerr=table.std(0), color=fig.BLUE, marker="o", markersize=4
-# )  # a bar is the standard deviation of the twelve
+# bars = table.std(0)
+# ax.errorbar(sizes, means, yerr=bars, color=fig.BLUE, marker="o", markersize=4)
 # ax.set(xscale="log", yscale="log", xlabel="pictures in each set", ylabel="$d^2$")
 # ax.set_xticks(sizes, [str(n) for n in sizes])
 # ax.minorticks_off()
@@ -880,46 +896,33 @@ def collect_features(
 # %% [markdown]
 # Two samples of one and the same distribution never have distance 0: their means and covariances differ by chance, and every difference counts as distance. The excess falls about like one over the number of pictures. So a distance means something only beside a baseline of the same size; and an FID of 2,000 samples must not be put beside one of 50,000.
 #
-# Now the model's samples, drawn by DDIM, against the training digits. Chance decides here, too; so there are eight sets of 112 noises, and the mean over the sets has a 95 % interval. Every number of steps starts from the same noises: then two of them can be compared set by set, and what is special in a set drops out. Beside them stand the real digits that were kept aside. They make only four sets of this size, so their interval is wide.
+# Now the model's samples, drawn by DDIM, against the training digits. There are eight sets of 112 noises. Every number of steps starts from the same noises: then two of them can be compared set by set, and what is special in a set drops out. Beside them stand the real digits that were kept aside. They make only four sets of this size, so their interval is wide.
 
 # %% tags=["active-ipynb"]
-# # Each set's distance to the training digits, differences of means, and how they print.
+# # Sets of 112: noises for eight, four of digits kept aside, eight of clipped noise; and each set's distance.
+# from ddpm_nb.fewer_steps import ddim_sample
+#
 # n = 112
+# x_T = torch.randn(8 * n, 1, 8, 8, generator=generator)
+# order = torch.randperm(len(test_images), generator=generator)
+# kept_aside = test_images[order[: 4 * n]].split(n)
+# noise = torch.randn(8 * n, 1, 8, 8, generator=generator).clamp(-1, 1).split(n)
 # real = collect_features(body, train_images.split(256), n=len(train_images))
 #
 #
 # def distances_of(sets):
 #     features = (collect_features(body, [x], n=n) for x in sets)
 #     return torch.tensor([frechet_distance(one, real) for one in features])
-#
-#
-# def difference(a, b):
-#     """Difference of two means, and half of its 95 % interval (Welch)."""
-#     parts = [values.var() / len(values) for values in (a, b)]
-#     of_each = sum(p**2 / (len(v) - 1) for p, v in zip(parts, (a, b)))
-#     bar = student.ppf(0.975, float(sum(parts) ** 2 / of_each)) * sum(parts) ** 0.5
-#     return float(a.mean() - b.mean()), float(bar)
-#
-#
-# def show(name, values):
-#     middle, bar = interval(values)
-#     print(f"{name:28} {middle:6.2f} +- {bar:.2f}")
 
 # %% tags=["active-ipynb", "nbval-ignore-output"]
-# from ddpm_nb.fewer_steps import ddim_sample
-#
-# x_T = torch.randn(8 * n, 1, 8, 8, generator=generator)
 # drawn, distances = {}, {}
 # for steps in (2, 5, 20, 50):
 #     x = ddim_sample(unet, x_T.shape, digit_schedule, steps, clip=True, x_T=x_T)
 #     drawn[steps] = x.split(n)
 #     distances[steps] = distances_of(drawn[steps])
 #     show(f"samples, {steps} steps:", distances[steps])
-# order = torch.randperm(len(test_images), generator=generator)
-# kept_aside = test_images[order[: 4 * n]].split(n)
 # of_unseen = distances_of(kept_aside)
 # show("real digits kept aside:", of_unseen)
-# noise = torch.randn(8 * n, 1, 8, 8, generator=generator).clamp(-1, 1).split(n)
 # show("noise:", distances_of(noise))
 # assert distances[2].mean() > 2 * distances[5].mean()
 # assert distances[50].mean() < 2 * distances[5].mean()
@@ -975,16 +978,13 @@ def _score(p: Tensor) -> Tensor:
 # The papers' network stands in the package as `inception` (with the extra `[eval]`). It gives the features for the FID or the probabilities for the score. Our own classifier answers here:
 
 # %% tags=["active-ipynb", "nbval-ignore-output"]
-# def scores_of(sets):
-#     with torch.no_grad():
-#         answers = [head(body(x)).softmax(1) for x in sets]
-#     return torch.tensor([inception_score(p, splits=1)[0] for p in answers])
-#
-#
 # sets = {"samples, 50 steps": drawn[50], "real": kept_aside, "noise": noise}
-# scores = {name: scores_of(pictures) for name, pictures in sets.items()}
-# for name, values in scores.items():
-#     show(f"{name}:", values)
+# scores = {}
+# for name, each in sets.items():
+#     with torch.no_grad():
+#         answers = [head(body(x)).softmax(1) for x in each]
+#     scores[name] = torch.tensor([inception_score(p, splits=1)[0] for p in answers])
+#     show(f"{name}:", scores[name])
 # apart, bar = difference(scores["samples, 50 steps"], scores["real"])
 # print(f"{'samples - real:':28} {apart:6.2f} +- {bar:.2f}")
 # assert all(float(v.min()) >= 1 and float(v.max()) <= 10 for v in scores.values())
@@ -995,55 +995,8 @@ def _score(p: Tensor) -> Tensor:
 # ## Looking inside the sampler
 #
 # **Progressive generation.** At every $t$ the sampler holds a guess $\hat x_0$ of the finished picture. Watch it: large features appear first, details last. (The paper's Figure 6.)
-#
-# **Shared latents.** Stop at some $t$ and finish the walk several times, with fresh noise each time. What the endings have in common was decided by then. (Figure 7.)
-#
-# Both need a walk that starts at a given $x_t$: Algorithm 2 from line 2 on, with $t$ in the place of $T$.
 
 # %%
-def denoise(
-    model: Model,
-    x_t: Tensor,
-    t: int,
-    schedule: Schedule,
-    *,
-    variance: Variance = "large",
-    clip: bool = False,
-    batch_size: int = 128,
-    generator: Randomness = None,
-) -> Tensor:
-    """Run Algorithm 2 from x_t, at time t, to the end and return the pictures, (B, ...).
-
-    Args:
-        model: noise = model(x_t, t).
-        x_t: (B, ...) the points to begin with.
-        t: their time, 1 ... T.
-        schedule: the noise schedule, on x_t's device.
-        variance: sigma_t^2, "large" or "small".
-        clip: as for `sample_steps`.
-        batch_size: how many pictures the network gets at once. Besides what it needs
-            for them, the memory holds all pictures some ten times.
-        generator: where the noise comes from, as for `sample_steps`.
-
-    Raises:
-        TypeError: if x_t is no floating-point tensor, or a count no whole number.
-        ValueError: if t leaves its range, or as `sample_steps`.
-
-    Paper: Algorithm 2, from line 2 on.
-    """
-    down = range(check.whole("t", t, 1, schedule.T), -1, -1)
-    return sample(
-        InBatches(model, batch_size),
-        check.images("x_t", x_t).shape,
-        schedule,
-        ancestral(variance),
-        down,
-        x_T=x_t,
-        clip=clip,
-        generator=generator,
-    )
-
-
 def progressive(
     model: Model,
     shape: tuple[int, ...],
@@ -1079,70 +1032,15 @@ def progressive(
 
     Paper: figure 6.
     """
-    check.some_times("timesteps", timesteps, schedule)
-    seen = {}
+    seen, wanted = {}, check.some_times("timesteps", timesteps, schedule)
+    model, rule = InBatches(model, batch_size), ancestral(variance)
     for step in sample_steps(
-        InBatches(model, batch_size),
-        shape,
-        schedule,
-        ancestral(variance),
-        clip=clip,
-        generator=generator,
-        dtype=dtype,
+        model, shape, schedule, rule, clip=clip, generator=generator, dtype=dtype
     ):
-        if step.t + 1 in timesteps:  # the guess was made from the point before the step
+        if step.t + 1 in wanted:  # the guess was made from the point before the step
             seen[step.t + 1] = step.x_0_hat
     seen[0] = step.x
-    return torch.stack([seen[t] for t in timesteps])
-
-
-def shared_latents(
-    model: Model,
-    x_t: Tensor,
-    t: int,
-    n: int,
-    schedule: Schedule,
-    *,
-    variance: Variance = "large",
-    clip: bool = True,
-    batch_size: int = 128,
-    generator: Randomness = None,
-) -> Tensor:
-    """Finish each x_t `n` times, each time with fresh noise.
-
-    Args:
-        model: noise = model(x_t, t).
-        x_t: (B, ...) points at time t.
-        t: 1 ... T. For t = 1 all endings are equal: the last step adds no noise.
-        n: how many endings each gets, at least 1.
-        schedule: the noise schedule.
-        variance: as for `sample_steps`.
-        clip: as for `sample_steps`.
-        batch_size: as for `denoise`; there are n B pictures.
-        generator: as for `sample_steps`; a list has B generators. A callable is asked
-            for the first endings as ever, for the second with T + 1 added to each time,
-            for the third with 2 (T + 1), and so on.
-
-    Returns:
-        (n, B, ...).
-
-    Raises:
-        TypeError, ValueError: if n is no whole number or below 1, or as `denoise`.
-
-    Paper: figure 7.
-    """
-    n = check.whole("n", n, 1)
-    end = denoise(
-        model,
-        check.images("x_t", x_t).repeat(n, *[1] * (x_t.dim() - 1)),
-        t,
-        schedule,
-        variance=variance,
-        clip=clip,
-        batch_size=batch_size,
-        generator=fresh_for_each(generator, n, schedule.T),
-    )
-    return end.reshape(n, *x_t.shape)
+    return torch.stack([seen[t] for t in wanted])
 
 
 # %% mystnb={"image": {"alt": "Six rows of pictures, what the sampler sees at t = 500, 400, 300, 200, 100, 50 and 0. At t = 500 black and white speckle, at t = 400 grey blurs, at t = 300 rough digits; from t = 200 on the digit stays what it is and gets sharper."}} tags=["active-ipynb", "nbval-ignore-output"]
@@ -1162,6 +1060,95 @@ def shared_latents(
 # print("mean squared distance to the end, over the six:")
 # print("  ".join(f"t = {t}: {d:.3f} +- {bar:.3f}" for t, (d, bar) in zip(times, apart)))
 # assert apart[0][0] > apart[3][0] > apart[5][0]
+
+# %% [markdown]
+# **Shared latents.** Stop at some $t$ and finish the walk several times, with fresh noise each time. What the endings have in common was decided by then. (Figure 7.) This needs a walk that starts at a given $x_t$: Algorithm 2 from line 2 on, with $t$ in the place of $T$.
+
+# %%
+class Walk(TypedDict, total=False):
+    """Named arguments of `denoise`, for those who hand them on."""
+
+    variance: Variance
+    batch_size: int
+
+
+def denoise(
+    model: Model,
+    x_t: Tensor,
+    t: int,
+    schedule: Schedule,
+    *,
+    variance: Variance = "large",
+    clip: bool = False,
+    batch_size: int = 128,
+    generator: Randomness = None,
+) -> Tensor:
+    """Run Algorithm 2 from x_t, at time t, to the end and return the pictures, (B, ...).
+
+    Args:
+        model: noise = model(x_t, t).
+        x_t: (B, ...) the points to begin with.
+        t: their time, 1 ... T.
+        schedule: the noise schedule, on x_t's device.
+        variance: sigma_t^2, "large" or "small".
+        clip: as for `sample_steps`.
+        batch_size: how many pictures the network gets at once. Besides what it needs
+            for them, the memory holds all pictures some ten times.
+        generator: where the noise comes from, as for `sample_steps`.
+
+    Raises:
+        TypeError: if x_t is no floating-point tensor, or a count no whole number.
+        ValueError: if t leaves its range, or as `sample_steps`.
+
+    Paper: Algorithm 2, from line 2 on.
+    """
+    down = range(check.whole("t", t, 1, schedule.T), -1, -1)
+    model, rule = InBatches(model, batch_size), ancestral(variance)
+    shape = check.images("x_t", x_t).shape
+    return sample(
+        model, shape, schedule, rule, down, x_T=x_t, clip=clip, generator=generator
+    )
+
+
+def shared_latents(
+    model: Model,
+    x_t: Tensor,
+    t: int,
+    n: int,
+    schedule: Schedule,
+    *,
+    clip: bool = True,
+    generator: Randomness = None,
+    **options: Unpack[Walk],
+) -> Tensor:
+    """Finish each x_t `n` times, each time with fresh noise.
+
+    Args:
+        model: noise = model(x_t, t).
+        x_t: (B, ...) points at time t.
+        t: 1 ... T. For t = 1 all endings are equal: the last step adds no noise.
+        n: how many endings each gets, at least 1.
+        schedule: the noise schedule.
+        clip: as for `sample_steps`.
+        generator: as for `sample_steps`; a list has B generators. A callable is asked
+            for the first endings as ever, for the second with T + 1 added to each time,
+            for the third with 2 (T + 1), and so on.
+        options: `variance` and `batch_size` of `denoise`; there are n B pictures.
+
+    Returns:
+        (n, B, ...).
+
+    Raises:
+        TypeError, ValueError: if n is no whole number or below 1, or as `denoise`.
+
+    Paper: figure 7.
+    """
+    n = check.whole("n", n, 1)
+    start = check.images("x_t", x_t).repeat(n, *[1] * (x_t.dim() - 1))
+    rng = fresh_for_each(generator, n, schedule.T)
+    end = denoise(model, start, t, schedule, clip=clip, generator=rng, **options)
+    return end.reshape(n, *x_t.shape)
+
 
 # %% mystnb={"image": {"alt": "Three rows of pictures. At the left a real five, noised to t = 400, 200 and 75; then six endings each. From t = 400 the endings are different digits, from t = 200 sixes, fives and a nine that resemble each other, and from t = 75 nearly the same five."}} tags=["active-ipynb", "nbval-ignore-output"]
 # chosen = [int((test_labels == digit).nonzero()[0]) for digit in (5, 0, 1, 3, 7, 8)]
@@ -1205,10 +1192,9 @@ def interpolate(
     lambdas: Sequence[float],
     schedule: Schedule,
     *,
-    variance: Variance = "large",
     clip: bool = True,
-    batch_size: int = 128,
     generator: Randomness = None,
+    **options: Unpack[Walk],
 ) -> Tensor:
     """Mix pairs of pictures at time t and denoise the mixtures.
 
@@ -1219,11 +1205,11 @@ def interpolate(
         t: the time at which they are mixed, 1 ... T.
         lambdas: the shares of the partner, 0 ... 1.
         schedule: the noise schedule, on the pictures' device.
-        variance: as for `sample_steps`.
         clip: as for `sample_steps`.
-        batch_size: as for `denoise`; there are len(lambdas) B mixtures.
         generator: where the noise comes from, as for `sample_steps`; a list has B
             generators.
+        options: `variance` and `batch_size` of `denoise`; there are len(lambdas) B
+            mixtures.
 
     Returns:
         (len(lambdas), B, ...). With weight 0 it is a plain `denoise` of the noised x_0.
@@ -1238,18 +1224,8 @@ def interpolate(
     noise, n = normal(t), len(lambdas)
     one, other = (q_sample(x, t, noise, schedule) for x in (x_0, x_0_other))
     mixed = torch.cat([(1 - share) * one + share * other for share in lambdas])
-    end = denoise(
-        model,
-        mixed,
-        t,
-        schedule,
-        variance=variance,
-        clip=clip,
-        batch_size=batch_size,
-        generator=lambda images, t: torch.cat(
-            [normal(t)] * n
-        ),  # each lambda's the same
-    )
+    rng = same_for_each(normal, n)
+    end = denoise(model, mixed, t, schedule, clip=clip, generator=rng, **options)
     return end.reshape(n, *x_0.shape)
 
 # %% mystnb={"image": {"alt": "Four rows from one real digit at the left to another at the right. First row: pixel by pixel, a double exposure in the middle. Then mixed at t = 75, 200 and 350. At 75 and at 200 every picture is a zero or a six, with a jump near the middle. At 350 the left half are dark blots that resemble neither end, and at the right there are sixes."}} tags=["active-ipynb", "nbval-ignore-output"]
@@ -1266,12 +1242,8 @@ def interpolate(
 #     rows, ["pixels", *[f"t = {t}" for t in (75, 200, 350)]], names, size=0.7
 # )
 # plt.show()
-# assert all(row.isfinite().all() for row in rows)
-
-# %% [markdown]
-# How much is kept of the picture at weight 0, the larger $t$ is?
-
-# %% tags=["active-ipynb", "nbval-ignore-output"]
+#
+# # How much of the picture at weight 0 is kept?
 # real_ones, kept = test_images[:12], []
 # for t in (75, 200, 350):
 #     walk = (t, (0,), digit_schedule)
@@ -1329,7 +1301,7 @@ def interpolate(
 # %% [markdown]
 # The network has begun to learn its training pictures by heart, a little: in bits they are cheaper, and the interval of the difference does not reach 0. The Fréchet distance does not show it. (Twelve sets of training pictures, four of unseen ones; 0 lies well within the interval of their difference. With so few sets a small difference would not be seen.)
 #
-# **An interval that counts pixels.** With $B$ pictures there are $B$ independent numbers, not $B$ times the number of pixels: the pixels of one picture share its difficulty. Whoever divides by the root of the number of pixels reports an interval that is far too narrow.
+# **An interval that counts pixels.** With $B$ pictures there are $B$ independent numbers, not $B$ times the number of pixels: the pixels of one picture share its difficulty. Dividing by the root of the number of pixels gives an interval that is far too narrow.
 #
 # **Noise to $t$, denoise from $t-1$.** Interpolation in well-known code begins the walk back one step too late. The network is then told that there is a little less noise than there is, and what is too much stays in the picture. With 1,000 steps nobody notices; so a test counts the times.
 #

@@ -99,6 +99,17 @@ def test_far_levels_keep_their_digits(side: int) -> None:
     assert got < -4000
 
 
+@pytest.mark.equation("def-decoder")
+@pytest.mark.parametrize("side", [-1, 1])
+def test_an_outer_level_that_has_nearly_all_the_mass_keeps_its_digits(
+    side: int,
+) -> None:
+    """The bell lies ten widths beyond the level's inner edge: what is missing from 1 is 8e-24."""
+    mean = side * (1 - 1 / 255 + 10 * 0.01)
+    got = discretized_log_prob(f64(float(side)), f64(mean), 0.01**2).item()
+    assert got == pytest.approx(norm.logcdf(10), rel=1e-9, abs=0)
+
+
 def original(x: np.ndarray, means: np.ndarray, log_scale: float) -> np.ndarray:
     """The authors' decoder, from its description: log-scales, the tanh CDF, cut-offs at 1e-12 and +-0.999."""
 
@@ -135,6 +146,8 @@ def test_the_tanh_decoder_is_the_originals(sigma: float) -> None:
 def test_the_decoder_refuses_nonsense() -> None:
     with pytest.raises(ValueError, match="levels: expected at least 2"):
         discretized_log_prob(f64(0.0), f64(0.0), 1.0, levels=1)
+    with pytest.raises(TypeError, match=r"levels: expected an int, got 2\.5"):
+        discretized_log_prob(f64(0.0), f64(0.0), 1.0, levels=2.5)
     with pytest.raises(ValueError, match=r"decoder: expected .*'gauss'"):
         discretized_log_prob(f64(0.0), f64(0.0), 1.0, decoder="gauss")
 
