@@ -488,7 +488,10 @@ class Log:
             again = {"tensorboard": {"purge_step": steps + 1}}
             self.accelerator.init_trackers("tensorboard", init_kwargs=again)
         elif config.log_with != "none":
-            plain = {name: str(value) for name, value in asdict(config).items()}
+            plain = {
+                name: str(value) if isinstance(value, tuple) else value
+                for name, value in asdict(config).items()
+            }
             self.accelerator.init_trackers("ddpm_nb", config=plain)
 
     def line(self, values: dict[str, Any]) -> None:
