@@ -237,8 +237,7 @@ class LinearGaussianVAE:
         """
         eye = torch.eye(len(self.bias)).to(self.weight)
         covariance = self.weight @ self.weight.T + self.noise_var * eye
-        normal = torch.distributions.MultivariateNormal(self.bias, covariance)
-        return normal.log_prob(x)
+        return torch.distributions.MultivariateNormal(self.bias, covariance).log_prob(x)
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean (..., K) and covariance (K, K) of p(z | x).
@@ -246,8 +245,9 @@ class LinearGaussianVAE:
         Equation: eq-linear-posterior.
         """
         eye = torch.eye(self.weight.shape[1]).to(self.weight)
-        precision = eye + self.weight.T @ self.weight / self.noise_var
-        covariance = torch.linalg.inv(precision)
+        covariance = torch.linalg.inv(
+            eye + self.weight.T @ self.weight / self.noise_var
+        )
         return (x - self.bias) @ self.weight @ covariance / self.noise_var, covariance
 
     def expected_log_likelihood(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
