@@ -245,8 +245,7 @@ class LinearGaussianVAE:
         Equation: eq-linear-posterior.
         """
         eye = torch.eye(self.weight.shape[1]).to(self.weight)
-        precision = eye + self.weight.T @ self.weight / self.noise_var
-        covariance = torch.linalg.inv(precision)
+        covariance = (eye + self.weight.T @ self.weight / self.noise_var).inverse()
         return (x - self.bias) @ self.weight @ covariance / self.noise_var, covariance
 
     def expected_log_likelihood(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
