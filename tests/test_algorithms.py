@@ -752,7 +752,7 @@ def test_other_data_train_without_a_word(batches: list[Tensor]) -> None:
 
 def test_pictures_of_whole_numbers_are_refused() -> None:
     with pytest.raises(
-        TypeError, match=r"x_0: expected a floating-point tensor .*, got torch\.uint8"
+        TypeError, match=r"x_0: expected a floating-point tensor.*, got torch\.uint8"
     ):
         warnings_of_training([torch.zeros(2, 1, 4, 4, dtype=torch.uint8)])
 
