@@ -67,7 +67,7 @@ def _acts(node: ast.stmt) -> bool:
         case ast.AnnAssign(value=None):
             return False
         case ast.AnnAssign(
-            value=ast.Call(func=ast.Name(id="field" | "option"), args=args)
+            value=ast.Call(func=ast.Name(id="field" | "option" | "setting"), args=args)
         ):
             return not all(map(_literal, args))  # a field of a dataclass
         case ast.Assign(value=value) | ast.AnnAssign(value=ast.expr() as value):
