@@ -558,15 +558,8 @@ def gathered(mine: dict[int, Tensor], rank: int, processes: int) -> dict[int, Te
     return mine if parts is None else {k: v for part in parts for k, v in part.items()}
 
 
-def run_evaluate(given: argparse.Namespace) -> None:
-    """Print the bound in bits per dimension, and write it if asked."""
-    check_out(given)
-    if process()[1] > 1:
-        raise ValueError(
-            f"evaluate: expected one process, got {process()[1]}; start it without a launcher"
-        )
-    check_numbers(given)
-    net = network(given)
+def test_pictures(given: argparse.Namespace, net: Network) -> Data:
+    """Pictures such as the network was trained on, as many as were asked for, drawn at random."""
     if given.grey and net.channels != 1:
         raise ValueError("--grey: expected with a network for grey pictures only")
     folder = given.data not in ("digits", "cifar10")
@@ -584,52 +577,58 @@ def run_evaluate(given: argparse.Namespace) -> None:
             f"--data: expected pictures with {net.levels} grey levels, on which the "
             f"network was trained, got {data.levels}"
         )
+    there = len(data.images)
+    count = check.whole("--count", there if given.count is None else given.count, 2, there)  # fmt: skip
+    order = torch.Generator().manual_seed(given.seed)
+    chosen = torch.randperm(there, generator=order)[:count]
+    return Data(data.images[chosen], f"{count} of {data.about}", data.levels)
+
+
+def run_evaluate(given: argparse.Namespace) -> None:
+    """Print the bound in bits per dimension, and write it if asked."""
+    check_out(given)
+    if process()[1] > 1:
+        raise ValueError(
+            f"evaluate: expected one process, got {process()[1]}; start it without a launcher"
+        )
+    check_numbers(given)
+    net = network(given)
+    data, most = test_pictures(given, net), net.schedule.T - 1
+    times = check.whole("--num-timesteps", given.num_timesteps, 0, most)
     if given.out is not None:
         make_folder("--out", given.out.parent)
-    count = len(data.images) if given.count is None else given.count
-    if not 2 <= count <= len(data.images):
-        raise ValueError(f"--count: expected 2 ... {len(data.images)}, got {count}")
-    order = torch.Generator().manual_seed(given.seed)
-    chosen = torch.randperm(len(data.images), generator=order)[:count]
     where = net.schedule.beta.device
     bits = bits_per_dim(
         net.model,
-        to_float(data.images[chosen]).to(where),
+        to_float(data.images).to(where),
         net.schedule,
-        num_timesteps=given.num_timesteps or None,
+        num_timesteps=times or None,
         variance=given.variance or net.variance,
         clip=net.clip,
         decoder=given.decoder,
         levels=data.levels,
         batch_size=given.batch_size,
-        generator=CounterNoise(given.seed, shape),
+        generator=CounterNoise(given.seed, data.images.shape[1:]),
         progress=True,
     )
     if not bits.total.isfinite().all():
         raise FloatingPointError(f"--network: {given.network} gives NaN or infinity")
-    low, high = bits.interval
-    parts = {
-        "prior": bits.prior,
-        "steps": (bits.weight[:, None] * bits.steps).sum(0),
-        "decoder": bits.decoder,
-    }
     result = {
         "bits_per_dim": bits.mean,
-        "interval_95": [low, high],
-        **{name: float(part.mean()) for name, part in parts.items()},
-        "pictures": f"{count} of {data.about}",
-        "times_a_picture": given.num_timesteps or net.schedule.T - 1,
+        "interval_95": list(bits.interval),
+        "prior": float(bits.prior.mean()),
+        "steps": float((bits.weight[:, None] * bits.steps).sum(0).mean()),
+        "decoder": float(bits.decoder.mean()),
+        "pictures": data.about,
+        "times_a_picture": times or most,
         "network": net.about,
         "device": where.type,
         "seed": given.seed,
         "version": __version__,
     }
     for name, value in result.items():
-        print(
-            f"{name:16} {value:.5f}"
-            if isinstance(value, float)
-            else f"{name:16} {value}"
-        )
+        told = f"{value:.5f}" if isinstance(value, float) else value
+        print(f"{name:16} {told}")
     if given.out is not None:
         write_whole(given.out, json.dumps(result, indent=1).encode())
 

@@ -8,9 +8,9 @@ import json
 import math
 import numbers
 from collections.abc import Iterable
-from dataclasses import Field, field, fields
+from dataclasses import Field, dataclass, field, fields
 from functools import partial
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, Self, get_args, get_origin
 
 # What older versions called otherwise.
 OLD_NAMES = {
@@ -54,18 +54,44 @@ def option(
 setting = partial(option, may_change=True)
 
 
-def check_options(config: Any) -> None:
-    """Turn each option into Python's own number or tuple, and refuse what its field does not allow.
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options that are checked when they are made, and read from JSON."""
 
-    Raises:
-        ValueError: with the option's name, what it may be, and what it is.
-    """
-    for f in fields(config):
-        value = _plain(f.name, f.type, getattr(config, f.name))
-        object.__setattr__(config, f.name, value)
-        for part in value if isinstance(value, tuple) else (value,):
-            if part is not None:
-                _check(f, part)
+    def __post_init__(self) -> None:
+        """Turn each option into Python's own number or tuple, and refuse what its field does not allow."""
+        for f in fields(self):
+            value = _plain(f.name, f.type, getattr(self, f.name))
+            object.__setattr__(self, f.name, value)
+            for part in value if isinstance(value, tuple) else (value,):
+                if part is not None:
+                    _check(f, part)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Return the configuration that `json.dumps(asdict(config))` has written.
+
+        What an older version called otherwise, it has under today's name; what that version did not know yet has its
+        default, which stands for what it did.
+
+        Raises:
+            ValueError: if the text is something else, or has an option that this version does not know.
+        """
+        try:
+            values = json.loads(text)
+        except ValueError:
+            values = None
+        if not isinstance(values, dict):
+            raise ValueError(f"text: expected a configuration, got {text[:80]!r}")
+        values = {OLD_NAMES.get(name, name): value for name, value in values.items()}
+        if "tensorboard" in values:  # a switch, before there were other trackers
+            values["log_with"] = "tensorboard" if values.pop("tensorboard") else "none"
+        if unknown := sorted(values.keys() - {f.name for f in fields(cls)}):
+            raise ValueError(
+                f"text: expected options of this version, got {', '.join(unknown)}, which another version of ddpm_nb "
+                "has written"
+            )
+        return cls(**values)
 
 
 def _plain(name: str, kind: Any, value: Any) -> Any:
@@ -100,26 +126,3 @@ def _check(f: Field[Any], value: Any) -> None:
         good, words = low is None or value >= low, f"at least {low}"
     if not good:
         raise ValueError(f"{f.name}: expected {words}, got {value!r}")
-
-
-def read_options(text: str, known: Iterable[str]) -> dict[str, Any]:
-    """Return the options that `json.dumps(asdict(config))` has written, under today's names.
-
-    Raises:
-        ValueError: if the text is something else, or has an option that is not known.
-    """
-    try:
-        values = json.loads(text)
-    except ValueError:
-        values = None
-    if not isinstance(values, dict):
-        raise ValueError(f"text: expected a configuration, got {text[:80]!r}")
-    values = {OLD_NAMES.get(name, name): value for name, value in values.items()}
-    if "tensorboard" in values:  # a switch, before there were other trackers
-        values["log_with"] = "tensorboard" if values.pop("tensorboard") else "none"
-    if unknown := sorted(values.keys() - {*known}):
-        raise ValueError(
-            f"text: expected options of this version, got {', '.join(unknown)}, which another version of ddpm_nb has "
-            "written"
-        )
-    return values

@@ -72,7 +72,7 @@ def accelerator(config: Any) -> Any:
         raise ImportError(
             f"log_with: expected a tracker whose package is installed, got {tracker}; `pip install {tracker}`"
         )
-    # Precision is our own affair: accelerate's refuses fp16 on a CPU. And only where it is told "cpu" do several
+    # Precision is our own affair: that of accelerate refuses fp16 on a CPU. And only where it is told of a CPU, several
     # processes without a GPU find one another. Where trackers write is said when the folder is known.
     made = Accelerator(
         mixed_precision="no",

@@ -37,7 +37,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,7 @@ from torch import Tensor, nn
 from ddpm_nb import _runs
 from ddpm_nb._data import fingerprint, to_float, training_set
 from ddpm_nb._noise import CounterNoise
-from ddpm_nb._options import check_options, option, read_options, setting
+from ddpm_nb._options import Options, option, setting
 from ddpm_nb.algorithms import TrainStep, sample
 from ddpm_nb.forward import Schedule
 from ddpm_nb.loss import simple_loss
@@ -307,7 +307,7 @@ def clip_gradients(parameters: Sequence[Tensor], max_norm: float) -> Tensor:
 
 # %%
 @dataclass(frozen=True, kw_only=True)
-class NetworkOptions:
+class NetworkOptions(Options):
     """Which network is trained."""
 
     channels: int = option(128, "the network's channels at full size")
@@ -391,21 +391,8 @@ class TrainConfig(RecipeOptions):
     log_with: _runs.Tracker = setting("none", "where else to write the curves")
 
     def __post_init__(self) -> None:
-        check_options(self)
+        super().__post_init__()
         _runs.check_together(self)
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Return the configuration that `json.dumps(asdict(config))` has written.
-
-        What an older version called otherwise, it has under today's name; what that
-        version did not know yet has its default, which stands for what it did.
-
-        Raises:
-            ValueError: if the text is something else, or has an option that this
-                version does not know.
-        """
-        return cls(**read_options(text, [choice.name for choice in fields(cls)]))
 
 
 # %% [markdown]
@@ -602,7 +589,17 @@ class Learner:
 # %% [markdown]
 # ## Checkpoints
 #
-# A machine goes down, a session in Colab ends, somebody needs the GPU. Then the run must go on from the last checkpoint *as if nothing had happened*. That is stricter than it sounds. With the weights alone, the loss jumps at each resume: Adam has lost its running means, and the pictures are shuffled anew, so some are seen twice and some never. So everything goes in: the weights and their average, the optimizer and the scaler, the order of the pictures and where in it the run stands, and the state of all random numbers, for each process its own.
+# A machine goes down, a session in Colab ends, somebody needs the GPU. Then the run must go on from the last checkpoint *as if nothing had happened*. That is stricter than it sounds. With the weights alone, the loss jumps at each resume: Adam has lost its running means, and the pictures are shuffled anew, so some are seen twice and some never. So everything goes in:
+#
+# | what | and without it |
+# |---|---|
+# | the weights and their average | there is no run to go on with |
+# | Adam's running means, and how many updates they have seen | the next steps are as blind as the first ones |
+# | the scaler of fp16 | it looks for its number anew, and may skip steps |
+# | the order of the pictures, and the place in it | some come twice before others come once |
+# | the states of all random numbers; dropout's for each process | the run goes on with other draws |
+# | the number of updates | warm-up and the average's decay begin anew |
+# | the configuration, and a fingerprint of the pictures | another run's state loads without a complaint, and the samples are noise |
 #
 # On a CPU the run then goes on bit for bit. On a GPU all that changes in a run is in the checkpoint, too, but the same sums are not always taken in the same order there (torch's convolutions promise none), so the last digits differ, with or without a resume.
 
@@ -701,7 +698,7 @@ class Trainer(Learner):
 
 
 # %% [markdown]
-# A file of that state adds with which configuration and which pictures it was made: another $T$ would load without a complaint, and the samples would be noise. So before a run goes on, both are compared.
+# The file adds the configuration and the fingerprint. Before a run goes on, both are compared with what is given.
 
 # %%
 FORMAT = 1

@@ -142,6 +142,14 @@ def test_refusals_name_the_flag(
     ):  # fmt: skip
         assert refusal(capsys, *draw, *more.split()) == f"ddpm-nb: {message}"
         assert (folder / "new").exists() == ("--eta" in more)
+    judge = ["evaluate", "--network", run, "--data", mine, "--out", str(folder / "b/a")]
+    for more, message in (
+        ("--count=7", "--count: expected 2 ... 6, got 7\n"),
+        ("--num-timesteps=10", "--num-timesteps: expected 0 ... 9, got 10\n"),
+        ("--data=cifar10 --root=" + mine + "/0.png", f"--root: cannot make {mine}/0.png (File exists)\n"),
+    ):  # fmt: skip
+        assert refusal(capsys, *judge, *more.split()) == f"ddpm-nb: {message}"
+        assert not (folder / "b").exists()
     (folder / "run/checkpoint.pt").write_bytes(b"")
     error = refusal(capsys, *data, run)
     assert error.startswith("ddpm-nb: --out: expected a whole checkpoint, got")
