@@ -107,11 +107,11 @@ def step_cost(
     schedule: Schedule,
     variance: Variance,
 ) -> Tensor:
-    """Return L_{t-1} in nats, (B,), for one x_t of each picture and the guess made from it.
+    """Return L_{t-1} in nats, (B,), for one x_t of each picture.
 
     Args:
         x_0: (B, ...) the pictures.
-        x_0_hat: (B, ...) the network's guesses.
+        x_0_hat: (B, ...) the network's guesses, made from x_t.
         x_t: (B, ...) the noisy pictures.
         t: (B,) int64, their times, 2 ... T.
         schedule: the noise schedule.
@@ -152,7 +152,7 @@ def step_cost(
 
 # %%
 def tanh_cdf(z: Tensor) -> Tensor:
-    """Return the authors' approximation of the standard normal's distribution function.
+    """Return the authors' approximation of Phi(z).
 
     Equation: def-tanh-cdf.
     """
