@@ -103,9 +103,9 @@ def test_errors_are_one_line_and_status_2(
         ("--batch-size=0", "--batch-size: expected at least 1, got 0"),
         ("--batch-size=7", "--data: expected at least a batch of 7, got 6"),
         ("--size=7x9", "--data: expected a height and a width that the network can halve 1 times, multiples of 2"),
-        ("--channels=10", "--channels: expected an even multiple of norm_num_groups = 4"),
+        ("--channels=10", "--channels: expected a multiple of norm_num_groups = 4"),
         ("--channel-mult=1,2,2", "--channel-mult, --attention-levels: expected one entry"),
-        ("--log-with=aim", "--log-with: expected a tracker whose package is installed, got aim; pip install aim"),
+        ("--log-with=aim", "--log-with: expected a tracker whose package is installed, got aim; `pip install aim`"),
         ("--data=nowhere", "--data: expected a folder, got nowhere"),
     ],
 )  # fmt: skip

@@ -769,7 +769,7 @@ def test_every_tracker_gets_the_same_lines_and_sheets(
             told.append(("end", None))
 
     choice = config(steps=4, log_every=2, sample_every=4, samples=3, log_with="wandb")
-    with pytest.raises(ImportError, match=r"got wandb; pip install wandb"):
+    with pytest.raises(ImportError, match=r"got wandb; `pip install wandb`"):
         fit(choice, pictures, tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
     monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "wandb", Recorder)
