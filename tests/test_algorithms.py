@@ -8,6 +8,7 @@ from itertools import islice
 
 import pytest
 import torch
+from helpers import F64, Recorder, generator
 from scipy.stats import chi2_contingency, ks_2samp
 from torch import Tensor, nn
 
@@ -26,7 +27,6 @@ from ddpm_nb.likelihood import GaussianMixture
 from ddpm_nb.loss import Variance, denoising_mean, optimal_variance, vlb_weight
 from ddpm_nb.posterior import noised_mixture, optimal_noise, posterior_variance
 
-F64 = torch.float64
 ANGLE = torch.arange(5) * 2 * math.pi / 5
 RING = GaussianMixture(
     [0.10, 0.15, 0.20, 0.25, 0.30],
@@ -34,10 +34,6 @@ RING = GaussianMixture(
     [0.25] * 5,
 )
 FIFTY = Schedule.cosine(T=50, s=0.05)
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def two_sample_p(x: Tensor, y: Tensor) -> float:
@@ -322,25 +318,6 @@ def test_the_exact_case_sees_the_same_mistakes(monkeypatch: pytest.MonkeyPatch) 
     assert off(model) > 6
 
 
-class Recorder(nn.Module):
-    """A small network that writes down how it was called."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(1, 1)
-        self.dropout = nn.Dropout(0.5)
-        self.frozen = nn.BatchNorm1d(
-            1
-        ).eval()  # a part that its owner put into eval mode
-        self.seen: list[tuple[list[int], bool, bool, bool]] = []
-
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        self.seen.append(
-            (t.tolist(), self.training, torch.is_grad_enabled(), self.dropout.training)
-        )
-        return self.layer(x)
-
-
 @pytest.mark.equation("eq-sampling-step")
 @pytest.mark.parametrize("variance", ["large", "small"])
 def test_one_step_has_the_stated_mean_and_variance(variance: Variance) -> None:
@@ -476,7 +453,7 @@ def test_sampler_visits_every_time_once_and_calls_the_network_quietly() -> None:
         assert not net.frozen.training
         records.append(step)
     assert [step.t for step in records] == [6, 5, 4, 3, 2, 1, 0]
-    assert net.seen == [([t, t], False, False, False) for t in (7, 6, 5, 4, 3, 2, 1)]
+    assert net.seen == [([t, t], False, False) for t in (7, 6, 5, 4, 3, 2, 1)]
     assert all(isinstance(step, Step) and not step.x.requires_grad for step in records)
 
 

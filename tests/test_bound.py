@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers import F64
 from torch import Tensor
 from torch.distributions import MultivariateNormal, kl_divergence
 
@@ -13,8 +14,6 @@ from ddpm_nb.bound import chain_bound
 from ddpm_nb.forward import Schedule, q_sample
 from ddpm_nb.likelihood import gaussian_kl, gaussian_log_prob
 from ddpm_nb.posterior import posterior_mean, posterior_variance
-
-F64 = torch.float64
 
 
 def table(*shape: int, seed: int) -> Tensor:

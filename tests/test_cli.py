@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import ROOT
 from PIL import Image
 from torch import Tensor
 
@@ -25,8 +26,6 @@ from ddpm_nb.evaluation import bits_per_dim
 from ddpm_nb.fewer_steps import timesteps
 from ddpm_nb.forward import Schedule
 from ddpm_nb.training import TrainConfig, load_network, save_network
-
-ROOT = Path(__file__).resolve().parent.parent
 
 SMALL = [
     "--channels=8", "--channel-mult=1,2", "--num-res-blocks=1", "--attention-levels=no,yes",

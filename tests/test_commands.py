@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 from accelerate.commands.launch import launch_command_parser
+from helpers import ROOT
 from torch.distributed.run import get_args_parser
 
 from ddpm_nb import _cli
 from tools import address
 
 pytestmark = pytest.mark.fast
-ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MAKEFILE = (ROOT / "Makefile").read_text()
 PAGES = [

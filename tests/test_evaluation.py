@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import torch
+from helpers import F64, LINEAR, Recorder, generator, network, zero
 from reference import check_options, normal_pdf
 from samplers import algorithm_2, algorithm_2_steps
 from scipy.linalg import sqrtm
@@ -36,19 +37,8 @@ from ddpm_nb.forward import Schedule, q_sample
 from ddpm_nb.likelihood import GaussianMixture
 from ddpm_nb.posterior import optimal_noise
 
-F64 = torch.float64
-LINEAR = Schedule.linear()
 TWENTY = Schedule.linear(T=20, beta_1=0.01, beta_T=0.4)
 LEVELS = torch.linspace(-1, 1, 256, dtype=F64)
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def network(x: Tensor, t: Tensor) -> Tensor:
-    """Some function of x and t, so that asking about a wrong t shows."""
-    return (x * (1 + 0.03 * t.to(x).view(-1, *[1] * (x.dim() - 1)))).sin()
 
 
 def f64(*values: float) -> Tensor:
@@ -465,19 +455,6 @@ def test_the_interval_is_the_textbooks() -> None:
     )
     with pytest.raises(ValueError, match="interval: expected at least 2 pictures"):
         _ = alone.interval
-
-
-class Recorder(nn.Module):
-    """A small network that writes down how it was called."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(1, 1)
-        self.seen: list[tuple[list[int], bool, bool]] = []
-
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        self.seen.append((t.tolist(), self.training, torch.is_grad_enabled()))
-        return self.layer(x)
 
 
 @pytest.mark.equation("def-bits")
@@ -952,10 +929,6 @@ def test_interpolation_mixes_at_t_and_visits_t_down_to_1() -> None:
 
 
 # --- options that must arrive
-
-
-def zero(x: Tensor, t: Tensor) -> Tensor:
-    return 0 * x
 
 
 @pytest.mark.equation("eq-strata")
@@ -1440,10 +1413,6 @@ def test_whole_numbers_of_numpy_are_welcome_here_too() -> None:
 
 COARSE = LEVELS[torch.randint(0, 16, (130, 2), generator=torch.Generator()) * 17]
 X, Y = torch.randn(2, 4, 3, dtype=F64, generator=torch.Generator().manual_seed(1))
-
-
-def last(steps: Iterator[Step]) -> Tensor:
-    return list(steps)[-1].x
 
 
 @pytest.mark.parametrize(

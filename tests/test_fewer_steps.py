@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from helpers import F64, Recorder, generator, last, network
 from hypothesis import given, strategies as st
 from pretended import Pretended
 from reference import check_options
@@ -37,19 +38,9 @@ from ddpm_nb.likelihood import GaussianMixture, gaussian_kl
 from ddpm_nb.loss import noise_to_v, vlb_weight
 from ddpm_nb.posterior import optimal_noise, posterior_mean, posterior_variance
 
-F64 = torch.float64
 SPACINGS = ("leading", "trailing", "linspace", "quadratic")
 FORTY = Schedule.linear(T=40, beta_1=1e-3, beta_T=0.3)
 every_spacing = pytest.mark.parametrize("spacing", SPACINGS)
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def network(x: Tensor, t: Tensor) -> Tensor:
-    """Some function of x and t, so that asking about a wrong t shows."""
-    return (x * (1 + 0.02 * t.view(-1, *[1] * (x.dim() - 1)))).sin()
 
 
 def in_float32(schedule: Schedule) -> Schedule:
@@ -531,19 +522,6 @@ def test_one_step_has_the_stated_mean_and_width(eta: float) -> None:
     assert abs(fresh.var() - var) < 4 * var * (2 / n) ** 0.5 + 1e-12
 
 
-class Recorder(nn.Module):
-    """A small network that writes down how it was called."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(1, 1)
-        self.seen: list[tuple[list[int], bool, bool]] = []
-
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        self.seen.append((t.tolist(), self.training, torch.is_grad_enabled()))
-        return self.layer(x)
-
-
 @pytest.mark.equation("def-timesteps")
 @pytest.mark.equation("eq-ddim-step")
 @pytest.mark.parametrize("walk", [strided_sample_steps, ddim_sample_steps])
@@ -907,10 +885,6 @@ def test_encoding_takes_the_pictures_in_batches(size: int | None) -> None:
 
 
 # --- options: left out, each is what the page says; given, each makes a difference
-
-
-def last(steps: Iterator[Step]) -> Tensor:
-    return list(steps)[-1].x
 
 
 X = torch.randn(3, 2, dtype=F64, generator=torch.Generator().manual_seed(1))

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 import sympy
 import torch
+from helpers import F64
 from reference import alpha_bar, integrate, linear_beta, moments, normal_pdf
 
 from ddpm_nb import _checks as check
 from ddpm_nb.forward import Schedule, per_image, q_sample, q_step
-
-F64 = torch.float64
 
 
 @pytest.fixture(scope="module")

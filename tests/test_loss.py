@@ -7,6 +7,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
+from helpers import F64, LINEAR
 from hypothesis import given, strategies as st
 from reference import (
     alpha_bar,
@@ -41,10 +42,8 @@ from ddpm_nb.posterior import (
     posterior_variance,
 )
 
-F64 = torch.float64
 BETA = linear_beta(1000)
 BAR = alpha_bar(BETA)
-LINEAR = Schedule.linear()
 
 
 def draws(seed: int = 0, n: int = 6) -> tuple[Tensor, Tensor, Tensor]:

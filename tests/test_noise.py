@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers.utils.torch_utils import randn_tensor
+from helpers import ROOT, zero
 from samplers import strided_sample, strided_sample_steps
 from scipy import stats
 from torch import Tensor
@@ -30,13 +31,6 @@ from ddpm_nb import (
     sample_steps,
 )
 from ddpm_nb._noise import noise_for, philox
-
-F64 = torch.float64
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def zero(x_t: Tensor, t: Tensor) -> Tensor:
-    return torch.zeros_like(x_t)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from helpers import F64, LINEAR
 from hypothesis import given, strategies as st
 from reference import (
     alpha_bar,
@@ -22,10 +23,8 @@ from ddpm_nb.posterior import (
     posterior_variance,
 )
 
-F64 = torch.float64
 BETA = linear_beta(1000)
 BAR = alpha_bar(BETA)
-LINEAR = Schedule.linear()
 
 
 @pytest.mark.equation("eq-posterior-mean")

@@ -26,11 +26,11 @@ from urllib.parse import unquote, urlencode, urlsplit
 import pytest
 import yaml
 from bs4 import BeautifulSoup
+from helpers import ROOT
 from PIL import Image
 
 from tools.book import toc_files
 
-ROOT = Path(__file__).parent.parent
 SITE = ROOT / "_build" / "html"
 # Without index.html, which only sends the reader on.
 PAGES = sorted(

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from helpers import F64, generator
 from reference import integrate, normal_pdf
 from torch import Tensor
 
@@ -12,17 +13,12 @@ from ddpm_nb.bound import chain_bound
 from ddpm_nb.likelihood import gaussian_log_prob
 from ddpm_nb.vae import LinearGaussianVAE, elbo
 
-F64 = torch.float64
 WEIGHT = torch.tensor([[1.0, 0.8], [0.5, 1.0], [-0.7, 0.4]], dtype=F64)
 MODEL = LinearGaussianVAE(WEIGHT, torch.tensor([0.1, -0.2, 0.3], dtype=F64), 0.3)
 LINE = LinearGaussianVAE(
     torch.tensor([[1.7]], dtype=F64), torch.tensor([0.4], dtype=F64), 0.2
 )
 GRID = np.linspace(-9, 9, 36_001)  # z, for the model on a line
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def draws(n: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -4,10 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
 from ddpm_nb import _weights
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_a_checkout_has_its_models_in_the_book() -> None:
