@@ -11,6 +11,7 @@ import torch
 from helpers import F64, Recorder, generator
 from scipy.stats import chi2_contingency, ks_2samp
 from torch import Tensor, nn
+from torch.testing import assert_close
 
 from ddpm_nb.algorithms import (
     Prediction,
@@ -140,7 +141,7 @@ def test_without_noise_a_normal_chain_shrinks_by_every_root() -> None:
     for t in range(1000, 0, -1):
         x = denoising_mean(x, t, unit(x, t), schedule)
     log_shrunk = 0.5 * sum(math.log1p(-b) for b in schedule.beta[1:].tolist())
-    assert torch.allclose(x, x_T * math.exp(log_shrunk), rtol=1e-9, atol=0)
+    assert_close(x, x_T * math.exp(log_shrunk), rtol=1e-9, atol=0)
     assert math.exp(log_shrunk) < 0.01
 
 
@@ -185,7 +186,7 @@ def test_the_perfect_network_of_a_training_set_is_a_softmax_over_it(t: int) -> N
     noise = torch.randn(4000, 3, dtype=F64, generator=generator())
     x_t = kept**0.5 * POINTS[which] + (1 - kept) ** 0.5 * noise
     answer = training_set_noise(x_t, kept)
-    assert torch.allclose(answer, narrow(x_t, t), rtol=0, atol=1e-6)
+    assert_close(answer, narrow(x_t, t), rtol=0, atol=1e-6)
     # The slope of the loss is zero in every direction: against functions of x_t, with its error bar.
     error = noise - answer
     for direction in (torch.ones_like(x_t), x_t, x_t.sin(), answer, (3 * x_t).cos()):
@@ -505,7 +506,7 @@ def test_the_last_step_is_the_mean(T: int) -> None:
         )
     )
     x_1 = steps[-2].x if T > 1 else torch.randn(4, 1, dtype=F64, generator=generator())
-    assert torch.allclose(steps[-1].x, x_1 / 0.8**0.5, rtol=1e-14, atol=0)
+    assert_close(steps[-1].x, x_1 / 0.8**0.5, rtol=1e-14, atol=0)
 
 
 @pytest.mark.equation("eq-sampling-step")

@@ -15,6 +15,7 @@ from samplers import algorithm_2, algorithm_2_steps
 from scipy.linalg import sqrtm
 from scipy.stats import chisquare, norm
 from torch import Tensor, nn
+from torch.testing import assert_close
 
 from ddpm_nb._inception import inception
 from ddpm_nb._models import InBatches
@@ -600,7 +601,7 @@ def test_for_normal_data_the_distortion_is_the_scatter_of_x_0() -> None:
     curve = rate_distortion(bits, levels=3)
     expected = (1 - TWENTY.alpha_bar).sqrt().flip(0)
     assert curve.t.tolist() == list(range(20, -1, -1))
-    assert torch.allclose(curve.distortion, expected, rtol=0.02, atol=1e-9)
+    assert_close(curve.distortion, expected, rtol=0.02, atol=1e-9)
 
 
 # --- Fréchet distance and Inception score
@@ -881,7 +882,7 @@ def test_shared_latents_share_the_start_and_nothing_else() -> None:
     assert len(ends[:, 0].unique()) == 5
     # From t = 1 there is no fresh noise: all endings are one.
     same = shared_latents(network, x_t.double(), 1, 3, TWENTY)
-    assert torch.allclose(same, same[:1].expand(3, 2, 1))
+    assert_close(same, same[:1].expand(3, 2, 1))
     # Picture i of every ending began at x_t[i].
     far = torch.tensor([[-50.0], [50.0]], dtype=F64)
     zero = shared_latents(lambda x, t: 0 * x, far, 3, 4, TWENTY, clip=False)
@@ -901,7 +902,7 @@ def test_the_ends_of_an_interpolation_are_plain_denoisings(t: int) -> None:
         noise = torch.randn(3, 1, 2, 2, dtype=F64, generator=rng)
         x_t = q_sample(x_0, t, noise, TWENTY)
         plain = denoise(network, x_t, t, TWENTY, clip=True, generator=rng)
-        assert torch.allclose(mixed[row], plain, rtol=0, atol=1e-10)
+        assert_close(mixed[row], plain, rtol=0, atol=1e-10)
     assert not torch.allclose(mixed[1], mixed[0], atol=1e-3)
 
 
@@ -922,10 +923,10 @@ def test_interpolation_mixes_at_t_and_visits_t_down_to_1() -> None:
     for share, x_t in zip((0.25, 0.5), seen[0][1].chunk(2)):
         double = (1 - share) * a + share * b
         expected = bar**0.5 * double + (1 - bar) ** 0.5 * noise
-        assert torch.allclose(x_t, expected, rtol=0, atol=1e-12)
+        assert_close(x_t, expected, rtol=0, atol=1e-12)
     # The walk's noise is shared too: equal starts stay equal.
     same = interpolate(network, a, a, 7, (0, 0.5, 1), TWENTY, generator=generator())
-    assert torch.allclose(same, same[:1].expand_as(same), rtol=0, atol=1e-10)
+    assert_close(same, same[:1].expand_as(same), rtol=0, atol=1e-10)
 
 
 # --- options that must arrive
@@ -1004,7 +1005,7 @@ def test_features_come_from_a_network_in_eval_mode_which_is_left_as_it_was() -> 
     describe[2].eval()  # one part's mode is its own
     x = torch.randn(6, 1, 2, 2, generator=generator())
     found = collect_features(describe, x.split(2), n=6)
-    assert torch.allclose(found, x.flatten(1) / (1 + 1e-5) ** 0.5)
+    assert_close(found, x.flatten(1) / (1 + 1e-5) ** 0.5)
     assert [part.training for part in describe] == [True, True, False]
     assert describe[1].num_batches_tracked == 0
 
@@ -1047,7 +1048,7 @@ def test_the_views_hand_variance_and_clip_on(variance: str, clip: bool) -> None:
     mixed = interpolate(
         network, x, -x, 9, (0,), TWENTY, generator=generator(), **options
     )
-    assert torch.allclose(mixed[0], end, rtol=0, atol=1e-12)
+    assert_close(mixed[0], end, rtol=0, atol=1e-12)
 
 
 def test_float32_pictures_are_judged_in_float64(
@@ -1062,7 +1063,7 @@ def test_float32_pictures_are_judged_in_float64(
     one, two = (
         bits_per_dim(zero, pictures, LINEAR).total for pictures in (x, x.double())
     )
-    assert torch.allclose(one, two, rtol=1e-9, atol=0)
+    assert_close(one, two, rtol=1e-9, atol=0)
 
 
 def test_inception_evaluates_where_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1162,7 +1163,7 @@ def test_the_source_decides_the_noise_of_each_time(times: int | None) -> None:
     blocks = range(1, 21) if times is None else (1, 4, 10, 20)
     for last, (x_t, t) in zip(blocks, seen, strict=True):
         expected = q_sample(x_0, t, noise(torch.arange(3), last).double(), TWENTY)
-        assert torch.allclose(x_t, expected, rtol=0, atol=1e-12)
+        assert_close(x_t, expected, rtol=0, atol=1e-12)
         assert (t <= last).all()
         assert times is not None or (t == last).all()
     assert torch.equal(torch.stack([t for _, t in seen[1:]]), bits.t)
@@ -1229,13 +1230,13 @@ def test_a_source_decides_every_view_and_each_picture_alone(kind: str) -> None:
         ]
 
     for whole, part in zip(views(5, 15, 3), views(2, 3, 3)):
-        assert torch.allclose(part, whole[:, :2], rtol=0, atol=1e-12)
+        assert_close(part, whole[:, :2], rtol=0, atol=1e-12)
         assert whole.std(dim=1).min() > 1e-3
     if kind != "list":  # by counter an ending does not depend on how many there are
         shared, more = views(2, 1, 2)[0], views(2, 1, 4)[0]
-        assert torch.allclose(shared, more[:2], rtol=0, atol=1e-12)
+        assert_close(shared, more[:2], rtol=0, atol=1e-12)
         # The first ending is the plain one, and no two are alike.
-        assert torch.allclose(more[0], views(2, 1, 1)[3][0], rtol=0, atol=1e-12)
+        assert_close(more[0], views(2, 1, 1)[3][0], rtol=0, atol=1e-12)
     endings = views(2, 1, 4)[0]
     apart = torch.cdist(endings[:, 0], endings[:, 0]) + torch.eye(4)
     assert apart.min() > 1e-3
@@ -1299,7 +1300,7 @@ def test_no_view_gives_the_network_more_than_a_batch() -> None:
             net = Sizes()
             results.append(view(net, batch_size=size, generator=generator()))
             assert net.seen == seen * times
-            assert torch.allclose(results[-1], results[0], rtol=0, atol=1e-12)
+            assert_close(results[-1], results[0], rtol=0, atol=1e-12)
         net = Sizes()
         many = view(net, generator=generator())
         assert torch.equal(many, results[-1])  # 128 is the default

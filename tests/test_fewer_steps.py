@@ -20,6 +20,7 @@ from samplers import (
     strided_sample_steps,
 )
 from torch import Tensor, nn
+from torch.testing import assert_close
 
 from ddpm_nb.algorithms import Rule, Step, sample
 from ddpm_nb.fewer_steps import (
@@ -181,7 +182,7 @@ def test_tables_in_float32_lose_no_beta(schedule: Schedule, steps: int) -> None:
     times = timesteps(1000, steps)
     short = respace(in_float32(schedule), times)
     exact = respace(schedule, times)
-    assert torch.allclose(short.beta, exact.beta, rtol=1e-6, atol=0)
+    assert_close(short.beta, exact.beta, rtol=1e-6, atol=0)
 
 
 @pytest.mark.equation("eq-respaced-beta")
@@ -265,7 +266,7 @@ def test_with_all_steps_it_is_algorithm_2(variance: str) -> None:
     options = {"variance": variance, "clip": True, "dtype": F64}
     one = strided_sample(network, (5, 2), FORTY, 40, generator=generator(), **options)
     two = algorithm_2(network, (5, 2), FORTY, generator=generator(), **options)
-    assert torch.allclose(one, two, rtol=0, atol=1e-10)
+    assert_close(one, two, rtol=0, atol=1e-10)
 
 
 # --- the family
@@ -298,14 +299,14 @@ def test_without_fresh_noise_the_old_noise_is_kept_to_the_last_digit() -> None:
     bar = FORTY.alpha_bar
     x_t = bar[30].sqrt() * x_0 + (1 - bar[30]).sqrt() * noise
     x_s = bar[12].sqrt() * x_0 + (1 - bar[12]).sqrt() * noise
-    assert torch.allclose(ddim_mean(x_0, x_t, 30, 12, FORTY), x_s, rtol=0, atol=1e-12)
-    assert torch.allclose(ddim_mean(x_0, x_t, 30, 0, FORTY), x_0, rtol=0, atol=1e-12)
+    assert_close(ddim_mean(x_0, x_t, 30, 12, FORTY), x_s, rtol=0, atol=1e-12)
+    assert_close(ddim_mean(x_0, x_t, 30, 0, FORTY), x_0, rtol=0, atol=1e-12)
 
 
 def test_the_largest_sigma_is_allowed_and_a_larger_one_is_not() -> None:
     x = torch.ones(2, 1, dtype=F64)
     largest = (1 - FORTY.alpha_bar[12]).sqrt()
-    assert torch.allclose(
+    assert_close(
         ddim_mean(x, x, 30, 12, FORTY, largest), FORTY.alpha_bar[12].sqrt() * x
     )
     for sigma in (1.001 * largest, -0.1, float("nan")):
@@ -395,7 +396,7 @@ def test_at_eta_one_the_step_is_the_posterior() -> None:
         assert (sigma**2).item() == pytest.approx(
             posterior_variance(t, FORTY).item(), rel=1e-12
         )
-        assert torch.allclose(
+        assert_close(
             ddim_mean(x_0, x_t, t, t - 1, FORTY, sigma),
             posterior_mean(x_0, x_t, t, FORTY),
             rtol=0,
@@ -418,8 +419,8 @@ def test_ddim_with_eta_one_and_all_steps_is_algorithm_2_small(clip: bool) -> Non
     clipped = 0
     for one, two in zip(ddim, ddpm, strict=True):
         assert one.t == two.t
-        assert torch.allclose(one.x, two.x, rtol=0, atol=1e-10)
-        assert torch.allclose(one.x_0_hat, two.x_0_hat, rtol=0, atol=1e-10)
+        assert_close(one.x, two.x, rtol=0, atol=1e-10)
+        assert_close(one.x_0_hat, two.x_0_hat, rtol=0, atol=1e-10)
         clipped += int((one.x_0_hat.abs() == 1).sum())
     assert (clipped > 0) == clip  # else the test would not see clipping
 
@@ -554,7 +555,7 @@ def test_the_last_step_returns_the_predicted_picture_without_noise(eta: float) -
         torch.randn(5, 2, dtype=F64, generator=drawn)
     assert torch.equal(rng.get_state(), drawn.get_state())
     assert last.t == 0
-    assert torch.allclose(last.x, last.x_0_hat, rtol=0, atol=1e-12)
+    assert_close(last.x, last.x_0_hat, rtol=0, atol=1e-12)
 
 
 @pytest.mark.equation("eq-ddim-step")
@@ -591,7 +592,7 @@ def test_a_step_turns_by_the_difference_of_two_angles() -> None:
         times = torch.full((4,), t)
         v = noise_to_v(x, times, network(x, times), FORTY)
         turned = (phi[t] - phi[s]).cos() * x - (phi[t] - phi[s]).sin() * v
-        assert torch.allclose(step.x, turned, rtol=0, atol=1e-10)
+        assert_close(step.x, turned, rtol=0, atol=1e-10)
         x = step.x
 
 
@@ -719,7 +720,7 @@ def test_encoding_is_that_of_diffusers(steps: int) -> None:
         scheduler.register_to_config(num_train_timesteps=40 * (t - s))
         noise = network(x, torch.full((4,), t))
         x = scheduler.step(noise, t - 1, x).prev_sample
-    assert torch.allclose(ours, x, rtol=0, atol=1e-10)
+    assert_close(ours, x, rtol=0, atol=1e-10)
 
 
 @pytest.mark.equation("eq-ddim-encode")
@@ -733,7 +734,7 @@ def test_a_step_up_is_undone_by_a_step_down_with_the_same_noise() -> None:
     for spacing in SPACINGS:
         x_T = ddim_encode(constant, x_0, FORTY, 7, spacing=spacing)
         back = ddim_sample(constant, (4, 3), FORTY, 7, spacing=spacing, x_T=x_T)
-        assert torch.allclose(back, x_0, rtol=0, atol=1e-10)
+        assert_close(back, x_0, rtol=0, atol=1e-10)
 
 
 @pytest.mark.equation("eq-ddim-encode")
@@ -879,7 +880,7 @@ def test_encoding_takes_the_pictures_in_batches(size: int | None) -> None:
     ours = ddim_encode(spy, x, FORTY, 4, **options)
     assert seen == {1: [1] * 5, 2: [2, 2, 1], 5: [5], None: [5]}[size] * 4
     whole = ddim_encode(network, x, FORTY, 4, batch_size=5)
-    assert torch.allclose(ours, whole, rtol=0, atol=1e-12)
+    assert_close(ours, whole, rtol=0, atol=1e-12)
     with pytest.raises(ValueError, match="batch_size: expected at least 1, got 0"):
         ddim_encode(network, x, FORTY, 4, batch_size=0)
 

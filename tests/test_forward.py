@@ -12,6 +12,7 @@ import sympy
 import torch
 from helpers import F64
 from reference import alpha_bar, integrate, linear_beta, moments, normal_pdf
+from torch.testing import assert_close
 
 from ddpm_nb import _checks as check
 from ddpm_nb.forward import Schedule, per_image, q_sample, q_step
@@ -211,7 +212,7 @@ def test_total_noise_is_the_sum_of_the_steps(linear: Schedule, t: int) -> None:
         (float(beta[s]) * bar[t] / bar[s]) ** 0.5 * w[s] for s in range(1, t + 1)
     )
     noise = total / (1 - bar[t]) ** 0.5
-    assert torch.allclose(q_sample(x_0, t, noise, linear), x, rtol=0, atol=1e-11)
+    assert_close(q_sample(x_0, t, noise, linear), x, rtol=0, atol=1e-11)
 
 
 @pytest.mark.equation("def-snr")

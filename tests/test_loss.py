@@ -20,6 +20,7 @@ from reference import (
 )
 from scipy.stats import chisquare
 from torch import Tensor
+from torch.testing import assert_close
 
 from ddpm_nb.forward import Schedule, q_sample
 from ddpm_nb.likelihood import GaussianMixture, gaussian_kl
@@ -58,9 +59,7 @@ def draws(seed: int = 0, n: int = 6) -> tuple[Tensor, Tensor, Tensor]:
 def test_the_true_noise_gives_the_picture_back() -> None:
     x_0, noise, t = draws()
     x_t = q_sample(x_0, t, noise, LINEAR)
-    assert torch.allclose(
-        predict_x_0(x_t, t, noise, LINEAR), x_0, rtol=1e-10, atol=1e-10
-    )
+    assert_close(predict_x_0(x_t, t, noise, LINEAR), x_0, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.equation("eq-predict-x0")
@@ -116,9 +115,7 @@ def test_line_4_is_the_posterior_mean_with_the_predicted_picture_put_in() -> Non
     x_t, noise, t = draws(1)
     x_0_hat = predict_x_0(x_t, t, noise, LINEAR)
     expected = posterior_mean(x_0_hat, x_t, t, LINEAR)
-    assert torch.allclose(
-        denoising_mean(x_t, t, noise, LINEAR), expected, rtol=1e-9, atol=1e-10
-    )
+    assert_close(denoising_mean(x_t, t, noise, LINEAR), expected, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.equation("eq-predict-x0")
@@ -292,7 +289,7 @@ def test_weighted_error_is_the_kl_between_true_and_modelled_step(variance: str) 
     )
     expected = torch.distributions.kl_divergence(true, model).sum(1)
     got = vlb_weight(t, LINEAR, variance) * (noise - guess).square().sum(1)
-    assert torch.allclose(got, expected, rtol=1e-8, atol=0)
+    assert_close(got, expected, rtol=1e-8, atol=0)
 
 
 @pytest.mark.equation("eq-vlb-weight")
@@ -350,7 +347,7 @@ def test_score_of_the_best_noise_is_the_slope_of_the_log_density(t: int) -> None
     noised_mixture(mixture, t, LINEAR).log_prob(x).sum().backward()
     with torch.no_grad():
         score = noise_to_score(optimal_noise(mixture, LINEAR)(x, t), t, LINEAR)
-    assert torch.allclose(score, x.grad, rtol=1e-9, atol=0)
+    assert_close(score, x.grad, rtol=1e-9, atol=0)
 
 
 @pytest.mark.equation("def-v")
@@ -364,8 +361,8 @@ def test_v_is_the_velocity_on_the_circle() -> None:
     )
     x_t = q_sample(x_0, t, noise, LINEAR)
     v = noise_to_v(x_t, t, noise, LINEAR)
-    assert torch.allclose(v, (ahead - behind) / (2 * h), atol=1e-8)
-    assert torch.allclose(x_t**2 + v**2, x_0**2 + noise**2, rtol=1e-9, atol=0)
+    assert_close(v, (ahead - behind) / (2 * h), atol=1e-8, rtol=1e-5)
+    assert_close(x_t**2 + v**2, x_0**2 + noise**2, rtol=1e-9, atol=0)
 
 
 @pytest.mark.equation("eq-v-inverse")
@@ -379,7 +376,7 @@ def test_v_and_noise_say_the_same() -> None:
         .mul(torch.stack([x_0, noise]))
         .sum(1)
     )
-    assert torch.allclose(v_to_noise(x_t, t, v, LINEAR), noise, atol=1e-12)
+    assert_close(v_to_noise(x_t, t, v, LINEAR), noise, atol=1e-12, rtol=1e-5)
 
 
 BUMPS = GaussianMixture([0.3, 0.7], [[-1.0], [1.2]], [0.2, 0.5])
@@ -504,8 +501,8 @@ def test_optimal_variance_is_exact_at_both_ends() -> None:
     t = torch.arange(1, 1001)
     point = optimal_variance(t, LINEAR, 0.0)
     normal = optimal_variance(t, LINEAR, 1 - LINEAR.alpha_bar[t])
-    assert torch.allclose(point, posterior_variance(t, LINEAR), rtol=1e-12, atol=0)
-    assert torch.allclose(normal, LINEAR.beta[t], rtol=1e-10, atol=0)
+    assert_close(point, posterior_variance(t, LINEAR), rtol=1e-12, atol=0)
+    assert_close(normal, LINEAR.beta[t], rtol=1e-10, atol=0)
 
 
 def test_reverse_variance_offers_the_paper_s_two_choices() -> None:

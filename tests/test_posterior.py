@@ -13,6 +13,7 @@ from reference import (
     log_normal_pdf,
     normal_pdf,
 )
+from torch.testing import assert_close
 
 from ddpm_nb.forward import Schedule, q_sample
 from ddpm_nb.likelihood import GaussianMixture
@@ -60,7 +61,7 @@ def test_posterior_variance_golden_numbers() -> None:
 def test_first_step_leads_back_to_x_0_for_sure() -> None:
     x_0, x_1 = torch.randn(2, 5, dtype=F64)
     assert posterior_variance(1, LINEAR) == 0
-    assert torch.allclose(posterior_mean(x_0, x_1, 1, LINEAR), x_0, rtol=1e-12, atol=0)
+    assert_close(posterior_mean(x_0, x_1, 1, LINEAR), x_0, rtol=1e-12, atol=0)
 
 
 @pytest.mark.equation("eq-posterior-mean")
@@ -135,7 +136,7 @@ def test_noised_mixture_is_the_integral_over_x_0(t: int) -> None:
 def test_without_noise_the_mixture_is_itself() -> None:
     x = torch.tensor([[-1.0], [0.3], [2.0]], dtype=F64)
     same = noised_mixture(MIXTURE, 0, LINEAR).log_prob(x)
-    assert torch.allclose(same, MIXTURE.log_prob(x), rtol=1e-12, atol=0)
+    assert_close(same, MIXTURE.log_prob(x), rtol=1e-12, atol=0)
 
 
 @pytest.mark.equation("eq-optimal-noise")
@@ -164,7 +165,7 @@ def test_optimal_noise_in_the_plane_is_the_slope_of_the_log_density() -> None:
         at = x[i].clone().requires_grad_()
         noised_mixture(plane, int(t[i]), LINEAR).log_prob(at).backward()
         assert at.grad is not None
-        assert torch.allclose(
+        assert_close(
             together[i], -((1 - BAR[t[i]]) ** 0.5) * at.grad, rtol=1e-9, atol=0
         )
 
@@ -207,7 +208,7 @@ def test_optimal_noise_of_a_training_set_is_the_slope_of_its_noised_density() ->
         bells = chances * torch.exp(-squares / (2 * (1 - BAR[t])))
         (score,) = torch.autograd.grad(bells.sum(1).log().sum(), x_t)
         expected = -((1 - BAR[t]) ** 0.5) * score
-        assert torch.allclose(model(x_t.detach(), t), expected, rtol=1e-9, atol=1e-12)
+        assert_close(model(x_t.detach(), t), expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.equation("eq-optimal-noise")

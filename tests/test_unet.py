@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from diffusers import UNet2DModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.testing import assert_close
 
 from ddpm_nb import unet
 from ddpm_nb._diffusers import HARMLESS, NEEDED, SIZES, diffusers_name
@@ -47,7 +48,7 @@ def test_embedding_turns_at_a_steady_rate() -> None:
     turned = torch.cat(
         [sin_a * cos_b + cos_a * sin_b, cos_a * cos_b - sin_a * sin_b], dim=1
     )
-    assert torch.allclose(turned, both, atol=1e-5)
+    assert_close(turned, both, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.equation("def-time-embedding")
@@ -59,8 +60,8 @@ def test_embedding_counts_from_zero_and_spans_the_frequencies() -> None:
     )  # fastest: 1 radian a step
     assert second[63].item() == pytest.approx(1e-4, rel=1e-5)  # slowest: 1 / 10,000
     ratio = second[:64].asin().double()
-    assert torch.allclose(
-        ratio[2:] * ratio[:-2], ratio[1:-1] ** 2, rtol=1e-4
+    assert_close(
+        ratio[2:] * ratio[:-2], ratio[1:-1] ** 2, rtol=1e-4, atol=1e-8
     )  # evenly in the logarithm
 
 
@@ -283,7 +284,7 @@ def test_attention_is_that_of_torch_s_own_kernel() -> None:
         for _ in range(3)
     )
     kernel = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
-    assert torch.allclose(attend(q, k, v), kernel, rtol=1e-12)
+    assert_close(attend(q, k, v), kernel, rtol=1e-12, atol=1e-8)
 
 
 @pytest.mark.equation("def-attention")
@@ -462,7 +463,7 @@ def test_compiling_changes_nothing() -> None:
     redraw(net)
     compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
     x, t = torch.randn(2, 3, 4, 4), torch.tensor([1, 1000])
-    assert torch.allclose(compiled(x, t), net(x, t), atol=1e-5)
+    assert_close(compiled(x, t), net(x, t), atol=1e-5, rtol=1e-5)
     drop = torch.compile(Dropout(0.5), backend="aot_eager", fullgraph=True)
     assert set(drop(torch.ones(2, 3, 4, 4)).unique().tolist()) == {0.0, 2.0}
 
