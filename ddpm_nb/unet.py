@@ -239,7 +239,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to the same shape."""
-        pixels = rearrange(self.norm(x), "b c h w -> b (h w) c")
+        # In one piece, or each of the three layers would keep a copy of its own.
+        pixels = rearrange(self.norm(x), "b c h w -> b (h w) c").contiguous()
         seen = attend(self.query(pixels), self.key(pixels), self.value(pixels))
         return x + rearrange(self.out(seen), "b (h w) c -> b c h w", h=x.shape[2])
 
