@@ -261,7 +261,7 @@ def ancestral(variance: Variance = "large") -> Rule:
 
 
 # %% [markdown]
-# Line 4 is a **rule**: what the network makes of $x_t$ goes in, the mean of $x_{t-1}$ and its $\sigma_t$ come out. The rest of Algorithm 2 is the loop around it, lines 1, 2, 3, 5 and 6, and any other sampler has the same loop. [Fewer steps](fewer_steps.ipynb) has other rules. So the loop is written once. It is a generator, like the one of Algorithm 1: it yields a small record at each step, and you own what happens between two of them.
+# Line 4 is a **rule**: what the network makes of $x_t$ goes in, the mean of $x_{t-1}$ and its $\sigma_t$ come out. The rest of Algorithm 2 is the loop around it, lines 1, 2, 3, 5 and 6, and any other sampler has the same loop. [Fewer steps](fewer_steps.ipynb) has other rules. So the loop is written once. It clips, if asked to, before the rule is called; it draws the noise, and none for the step to $t = 0$; it hands over the prediction of the step before, and a way to ask the network again, for rules that need them. So a sampler of your own is a function of a few lines. The loop is a generator, like the one of Algorithm 1: it yields a small record at each step, and you own what happens between two of them.
 
 # %%
 @dataclass(frozen=True)
