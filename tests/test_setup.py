@@ -57,7 +57,9 @@ class House:
     def make(self, python: str, path: Path) -> subprocess.CompletedProcess[str]:
         """`make setup` with that Python, and the others that are on the path."""
         command = [str(shutil.which("make")), "setup", f"PYTHON={python}"]
-        return run(command, self.root, PATH=str(path))
+        # These tests may run under make themselves; this one is nobody's child.
+        alone = {"MAKEFLAGS": "", "MFLAGS": "", "MAKELEVEL": "0"}
+        return run(command, self.root, PATH=str(path), **alone)
 
     def calls(self) -> list[str]:
         """What the fake Python was asked for since the last look."""
