@@ -95,6 +95,14 @@ def test_each_bump_of_a_sample_has_its_share_its_centre_and_round_independent_no
     assert mixture.sample(3).dtype == torch.get_default_dtype()
 
 
+@pytest.mark.equation("def-mixture")
+def test_points_in_float32_are_weighed_in_float64(mixture: GaussianMixture) -> None:
+    x = mixture.sample(50, torch.Generator().manual_seed(3)).float()
+    assert torch.equal(mixture.log_prob(x), mixture.log_prob(x.double()))
+    assert mixture.log_prob(x).dtype == torch.float64
+
+
+@pytest.mark.equation("def-mixture")
 def test_same_generator_same_sample(mixture: GaussianMixture) -> None:
     """Bumps and places both come from it: torch's own random numbers are not touched."""
     before = torch.get_rng_state()

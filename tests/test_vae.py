@@ -58,6 +58,14 @@ def test_samples_have_the_covariance_of_the_likelihood() -> None:
     assert torch.equal(MODEL.decode(torch.zeros(2, dtype=F64)), MODEL.bias)
 
 
+@pytest.mark.equation("def-linear-vae")
+def test_same_generator_same_points() -> None:
+    """Latents and noise both come from it: torch's own random numbers are not touched."""
+    before = torch.get_rng_state()
+    assert torch.equal(MODEL.sample(4, generator(5)), MODEL.sample(4, generator(5)))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.equation("eq-linear-posterior")
 @pytest.mark.parametrize("x", [-3.0, 0.4, 2.2])
 def test_posterior_is_bayes_rule_on_a_grid(x: float) -> None:
