@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from ddpm_nb._inception import inception as inception
     from ddpm_nb._noise import CounterNoise as CounterNoise
     from ddpm_nb.algorithms import (
+        Guided as Guided,
         Prediction as Prediction,
         Step as Step,
         TrainStep as TrainStep,
         ancestral as ancestral,
+        drop_labels as drop_labels,
         minibatches as minibatches,
         sample as sample,
         sample_steps as sample_steps,

@@ -466,6 +466,7 @@ def unet_sizes(
     attention_levels: Sequence[bool],
     dropout: float,
     norm_num_groups: int,
+    num_classes: int,
 ) -> dict[str, Any]:
     """Return a U-Net's sizes, if they fit together, as plain numbers, which JSON can hold."""
     if len(channel_mult) == 0 or len(channel_mult) != len(attention_levels):
@@ -486,6 +487,7 @@ def unet_sizes(
         "attention_levels": tuple(bool(attends) for attends in attention_levels),
         "dropout": float(dropout),
         "norm_num_groups": groups,
+        "num_classes": whole("num_classes", num_classes, 0),
     }
 
 
@@ -509,3 +511,26 @@ def unet_input(x_t: Tensor, t: Tensor, in_channels: int, levels: int) -> Tensor:
             f"t: expected one time a picture, shape ({len(x_t)},), got shape {tuple(t.shape)}"
         )
     return x_t
+
+
+def labels(y: Tensor | None, t: Tensor, num_classes: int) -> Tensor | None:
+    """Return one label 0 ... num_classes a picture, the null label if y is None; None for a network without labels.
+
+    The values of a tensor on an accelerator are not looked at.
+    """
+    if y is None:
+        return torch.full_like(t, num_classes) if num_classes else None
+    if num_classes == 0:
+        raise ValueError("y: expected None, for this network knows no labels")
+    if y.dtype != torch.int64:
+        raise TypeError(f"y: expected int64, got {y.dtype}")
+    if y.shape != t.shape:
+        raise ValueError(
+            f"y: expected one label a picture, shape {tuple(t.shape)}, got shape {tuple(y.shape)}"
+        )
+    if y.is_cpu and len(y) and not 0 <= int(y.min()) <= int(y.max()) <= num_classes:
+        raise ValueError(
+            f"y: expected 0 ... {num_classes}, of which the last is the null label, "
+            f"got values from {int(y.min())} to {int(y.max())}"
+        )
+    return y

@@ -33,6 +33,7 @@ ALONE = {
     "stem": "conv_in",
     "time.0": "time_embedding.linear_1",
     "time.2": "time_embedding.linear_2",
+    "label": "class_embedding",
     "norm": "conv_norm_out",
     "head": "conv_out",
 }
@@ -70,7 +71,6 @@ NEEDED: dict[str, tuple[tuple[Any, ...], Any]] = {
     "norm_eps": ((1e-6,), 1e-5),
     "resnet_time_scale_shift": (("default",), "default"),
     "class_embed_type": ((None,), None),
-    "num_class_embeds": ((None,), None),
 }
 # Keys that describe the network's sizes, and what diffusers takes when they are missing.
 SIZES: dict[str, Any] = {
@@ -94,6 +94,7 @@ SIZES: dict[str, Any] = {
     "attn_norm_num_groups": None,
     "time_embedding_dim": None,
     "dropout": 0.0,
+    "num_class_embeds": None,  # with the null label, which is ours alone
 }
 # Keys that change nothing that the network computes; all but the first two are what
 # diffusers' EMAModel adds.
@@ -193,6 +194,9 @@ def _sizes(config: Mapping[str, Any]) -> dict[str, Any]:
     need("block_out_channels", multiples, "multiples of the first one")
     same = sizes["time_embedding_dim"] in (None, 4 * widths[0])
     need("time_embedding_dim", same, 4 * widths[0])
+    labels = sizes["num_class_embeds"]
+    good = labels is None or (_is_size(labels) and labels > 1)
+    need("num_class_embeds", good, "null, or how many labels, the null label included")
     return sizes
 
 
@@ -226,6 +230,7 @@ def arguments(config: Mapping[str, Any]) -> dict[str, Any]:
         "attention_levels": tuple(attention),
         "dropout": sizes["dropout"],
         "norm_num_groups": sizes["norm_num_groups"],
+        "num_classes": (sizes["num_class_embeds"] or 1) - 1,
     }
 
 
@@ -241,6 +246,9 @@ def configuration(config: Mapping[str, Any]) -> dict[str, Any]:
         "up_block_types": [kind.format("Up") for kind in reversed(kinds)],
         "norm_num_groups": config["norm_num_groups"],
         "dropout": config["dropout"],
+        "num_class_embeds": config["num_classes"] + 1
+        if config["num_classes"]
+        else None,
     }
 
 

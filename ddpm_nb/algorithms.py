@@ -30,6 +30,7 @@ The reader owns the loop: stop it, plot from it, average weights in it.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice, pairwise
 from typing import TypedDict, Unpack
 
@@ -103,7 +104,7 @@ class TrainStep:
 
 def train_steps(
     model: nn.Module,
-    batches: Iterable[Tensor],
+    batches: Iterable[Tensor | tuple[Tensor, Tensor]],
     schedule: Schedule,
     optimizer: torch.optim.Optimizer,
     *,
@@ -117,7 +118,8 @@ def train_steps(
     Args:
         model: the network, noise = model(x_t, t); it is trained in place, in the mode
             that it is in.
-        batches: clean pictures x_0 (B, ...), on the model's device.
+        batches: clean pictures x_0 (B, ...), on the model's device; or pairs of pictures
+            and labels (B,), and then noise = model(x_t, t, labels).
         schedule: the noise schedule, on the same device.
         optimizer: holds the model's parameters and does the gradient step.
         generator: where t and the noise come from; torch's global one if None.
@@ -131,8 +133,10 @@ def train_steps(
 
     Equation: def-training-step. Paper: Algorithm 1.
     """
-    for step, x_0 in enumerate(batches, start=1):
-        loss = simple_loss(model, x_0, schedule, generator)
+    for step, batch in enumerate(batches, start=1):
+        x_0, y = batch if isinstance(batch, tuple) else (batch, None)
+        asked = model if y is None else partial(model, y=y)
+        loss = simple_loss(asked, x_0, schedule, generator)
         if step == 1:
             check.scale("batches", x_0)
         optimizer.zero_grad(set_to_none=True)
@@ -175,7 +179,7 @@ def minibatches(
 
 def train(
     model: nn.Module,
-    batches: Iterable[Tensor],
+    batches: Iterable[Tensor | tuple[Tensor, Tensor]],
     schedule: Schedule,
     optimizer: torch.optim.Optimizer,
     steps: int,
@@ -393,6 +397,7 @@ def sample(
     for step in tqdm(steps, total=total, disable=not progress):
         x = step.x
     return x
+
 
 # %% [markdown]
 # **Picture 5 of seed 0.** A `torch.Generator` hands out one long row of numbers, and a batch takes them in turn. So the same seed gives other pictures when the batch has another size: picture 5 of 64 is not picture 5 of 8. Where that matters (many batches, several computers, one picture to be drawn again), number the noise. `CounterNoise` computes it from the seed, the number of the picture and $t$, and from nothing else. The numbers come from a *counter-based* generator, Philox ([Salmon and others, 2011](bibliography.md)): ten rounds of multiplying and mixing turn a counter into random bits, so no number has to wait for the one before. (Adding $i$ to the seed is no way out: picture 1 of seed 0 would be picture 0 of seed 1.)
@@ -878,10 +883,35 @@ def sample(
 #
 # The same two algorithms, with a picture in the place of a point: scikit-learn's 1,797 handwritten digits, 8×8 pixels, grey. The network is [the U-Net](unet.ipynb) in its smallest size. A quarter of the digits is kept aside; the network never sees them.
 #
-# Two things help a small network in a short time, and both stand in our loop: the learning rate rises at first and then falls, and we keep a *running average* of the weights, which samples better than the weights themselves. The schedule is the cosine one with 500 steps, since on small pictures the linear one spends too many steps on nothing.
+# The digits come with labels: somebody has written down which digit each is. The network is told, $\varepsilon_\theta(x_t,t,y)$ with the label $y$, but not always. Three pictures in ten come with the *null label*, written $\varnothing$, which means "I do not say". So one network learns two things: $\varepsilon_\theta(x_t,t,y)$, the noise in a picture of a digit that is named, and $\varepsilon_\theta(x_t,t)$, short for the null label, the noise in a picture of any digit. This section asks for the second, and the section on labels below for both.
 
-# %% mystnb={"image": {"alt": "Training loss on the digits against the step, on a logarithmic scale: it falls steeply in the first 200 steps and then more and more slowly, without an end in sight, to about 0.13."}} tags=["active-ipynb", "nbval-ignore-output"]
+# %%
+def drop_labels(
+    y: Tensor, null: int, share: float = 0.1, generator: torch.Generator | None = None
+) -> Tensor:
+    """Return labels of which a random share gave way to the null label.
+
+    Args:
+        y: (B,) int64 labels.
+        null: the null label; for a `UNet` its `num_classes`.
+        share: how likely each label is to be dropped, in [0, 1].
+        generator: a generator on y's device; torch's global one if None.
+
+    Source: Ho and Salimans (2022), Algorithm 1.
+    """
+    drawn = torch.rand(y.shape, generator=generator, device=y.device)
+    check.number("share", share, "in [0, 1]", lambda p: 0 <= p <= 1)
+    return torch.where(drawn < share, null, y)
+
+
+# %% [markdown]
+# Two things help a small network in a short time, and both stand in our loop: the learning rate rises at first and then falls, and we keep a *running average* of the weights, which samples better than the weights themselves. The schedule is the cosine one with 500 steps, since on small pictures the linear one spends too many steps on nothing.
+#
+# The whole training takes minutes. `make execute`, which makes the book's own results, does it, and keeps the averaged weights in `book/weights/`. Run by you, the cell takes the first 600 steps, and then the kept weights come in.
+
+# %% mystnb={"image": {"alt": "Training loss on the digits against the step, on a logarithmic scale: it falls steeply in the first 200 steps and then more and more slowly, without an end in sight, to between 0.13 and 0.14."}} tags=["active-ipynb", "nbval-ignore-output"]
 # import copy
+# import os
 # import time
 #
 # from sklearn.datasets import load_digits
@@ -898,22 +928,29 @@ def sample(
 #     images, labels, test_size=0.25, stratify=labels, random_state=0
 # )
 #
+#
+# def labelled_batches(generator):
+#     """Pairs of 64 pictures and their labels, some of them dropped."""
+#     y = torch.tensor(train_labels)
+#     for i in minibatches(torch.arange(len(y)), 64, generator):
+#         yield train_images[i], drop_labels(y[i], unet.num_classes, 0.3, generator)
+#
+#
 # torch.manual_seed(0)
 # generator = torch.Generator().manual_seed(0)
 # digit_schedule = Schedule.cosine(T=500)
 # unet = UNet.digits()
 # average = AveragedModel(unet, multi_avg_fn=get_ema_multi_avg_fn(0.995))
-# optimizer = torch.optim.Adam(unet.parameters(), lr=2e-3, fused=True)
-# STEPS = 2400
+# STEPS, whole = 10_000, os.environ.get("DDPM_NB_WRITE_WEIGHTS") == "1"
 # one_cycle = torch.optim.lr_scheduler.LambdaLR(
 #     optimizer,
 #     lambda step: min(1.0, step / 100) * 0.5 * (1 + math.cos(math.pi * step / STEPS)),
 # )
 #
-# start, losses, younger = time.perf_counter(), [], {}
+# start, losses = time.perf_counter(), []
 # for record in train_steps(
 #     unet,
-#     minibatches(train_images, 64, generator),
+#     labelled_batches(generator),
 #     digit_schedule,
 #     optimizer,
 #     generator=generator,
@@ -921,13 +958,13 @@ def sample(
 #     one_cycle.step()
 #     average.update_parameters(unet)
 #     losses.append(record.loss)
-#     if record.step in (600, 1200):
-#         younger[record.step] = copy.deepcopy(average)
-#     if record.step % 500 == 0:
+#     if record.step % 600 == 0:
 #         seconds = time.perf_counter() - start
 #         recent = torch.stack(losses[-100:]).mean()
 #         print(f"step {record.step:5}   loss {recent:.3f}   {seconds:4.0f} s")
-#     if record.step == STEPS:
+#     if record.step == 600:
+#         younger = copy.deepcopy(average)
+#     if record.step == (STEPS if whole else 600):
 #         break
 #
 # losses = torch.stack(losses)
@@ -936,7 +973,21 @@ def sample(
 # ax.semilogy(losses.unfold(0, 50, 1).mean(1), color=fig.BLUE)
 # ax.set(xlabel="training step", ylabel="loss")
 # plt.show()
-# assert losses[-200:].mean() < 0.2
+# assert losses[-200:].mean() < 0.25
+
+# %% tags=["active-ipynb"]
+# # The weights after all steps: kept by `make execute`, and loaded by everybody.
+# from pathlib import Path
+#
+# from safetensors.torch import load_file, save_file
+#
+# from ddpm_nb import _weights
+#
+# if whole:
+#     Path("weights").mkdir(exist_ok=True)
+#     save_file(average.module.state_dict(), "weights/digits.safetensors")
+# network = average.module.eval()
+# print(network.load_state_dict(load_file(_weights.path("digits.safetensors"))))
 
 # %% [markdown]
 # Now Algorithm 2, all 500 steps, for 64 digits at once. The upper picture follows eight of them on their way from noise.
@@ -947,7 +998,7 @@ def sample(
 # shape = (64, 1, 8, 8)
 # trail = {}
 # for step in sample_steps(
-#     average, shape, digit_schedule, clip=True, generator=generator
+#     network, shape, digit_schedule, clip=True, generator=generator
 # ):
 #     trail[step.t] = step.x
 # trail[500] = torch.randn(
@@ -1042,7 +1093,7 @@ def sample(
 #     return f"{yes.mean():4.0%} of {len(yes)} ({low:.0%} to {high:.0%})", low, high
 #
 #
-# more = sample(average, (192, 1, 8, 8), digit_schedule, clip=True, generator=generator)
+# more = sample(network, (192, 1, 8, 8), digit_schedule, clip=True, generator=generator)
 # many = torch.cat([digits, more])
 # kinds = np.bincount(judge.probability(many).argmax(axis=1), minlength=10)
 # print("the judge is sure about")
@@ -1053,31 +1104,38 @@ def sample(
 # assert (kinds > 0).all()
 
 # %% [markdown]
-# After the first few hundred steps the loss falls only slowly. Do the samples still get better? Here is the model as it was after 600 and 1,200 steps, with the same 64 noises.
+# After the first few hundred steps the loss falls only slowly. Do the samples still get better? Here is the model as it was after 600 steps, with the same 64 noises. Beside it stands the loss of both on the training pictures, for the same draws of times and noises.
 
 # %% tags=["active-ipynb", "nbval-ignore-output"]
 # def same_noise():
 #     return torch.Generator().manual_seed(1)
 #
 #
-# ages = {
-#     step: sample(model, shape, digit_schedule, clip=True, generator=same_noise())
-#     for step, model in younger.items()
-# }
+# def loss_of(model, pictures, draws=8):
+#     """The mean of the loss over some draws of times and noises, and its interval."""
+#     chance = torch.Generator().manual_seed(3)
+#     with torch.no_grad():
+#         runs = torch.stack(
+#             [simple_loss(model, pictures, digit_schedule, chance) for _ in range(draws)]
+#         )
+#     return runs.mean(), 2.36 * runs.std() / draws**0.5
+#
+#
+# early = sample(younger, shape, digit_schedule, clip=True, generator=same_noise())
 # verdicts = {}
-# for step, pictures in {**ages, STEPS: digits}.items():
+# for step, model, pictures in ((600, younger, early), (STEPS, network, digits)):
 #     verdicts[step] = share(judge.sure(pictures))
-#     recent = losses[step - 200 : step].mean()
-#     print(f"step {step:5}   loss {recent:.3f}   sure about {verdicts[step][0]}")
+#     loss, _ = loss_of(model.eval(), train_images)
+#     print(f"step {step:5}   loss {loss:.3f}   sure about {verdicts[step][0]}")
 # assert verdicts[600][2] < verdicts[STEPS][1]  # the two intervals do not meet
 
 # %% [markdown]
-# Between 600 and 2,400 steps the loss falls by less than a third, and the share of good digits rises by far more than 64 noises leave uncertain. (Between two neighbours in the list it may not.) So, in this run at least, a small step of the loss is a large one of the pictures: that is why line 6 is not decided by the loss alone.
+# Between 600 and 10,000 steps the loss falls by less than a third, and the share of good digits rises by far more than 64 noises leave uncertain. So, in this run at least, a small step of the loss is a large one of the pictures: that is why line 6 is not decided by the loss alone.
 #
 # What did clipping buy? Sample the same 64 noises once more without it.
 
 # %% tags=["active-ipynb", "nbval-ignore-output"]
-# free = sample(average, shape, digit_schedule, generator=same_noise())
+# free = sample(network, shape, digit_schedule, generator=same_noise())
 # with_it, without = judge.sure(digits), judge.sure(free)
 # only_with, only_without = (with_it & ~without).sum(), (without & ~with_it).sum()
 # print(f"sure only with clipping: {only_with}, only without: {only_without}")
@@ -1088,6 +1146,86 @@ def sample(
 
 # %% [markdown]
 # Each noise gives two digits, and only those pairs count about which the judge changes its mind. If clipping made no difference, each of them would fall to either side with probability one half, and the two numbers would differ by about the root of their sum. They differ by no more than a few such roots, so 64 pairs show no difference in quality. What clipping does do is to keep the pixels in range. It could matter more in the first step of the cosine schedule. There $1/\sqrt{\alpha_T} = 31.6$, and without clipping an error of the noise enters $x_{T-1}$ with this factor.
+
+# %% [markdown]
+# ### A label to ask for
+#
+# The network has learned with labels, so we can ask for a seven. What the label changes can be said exactly. Write $q_t$ for the distribution of $x_t$, and $q_t(x_t\mid y)$ for that of the pictures with label $y$. By Bayes' rule, with the logarithm and the gradient in $x_t$ taken, and $\log p(y)$ gone because it does not depend on $x_t$,
+#
+# $$
+# \nabla\log q_t(x_t\mid y) = \nabla\log q_t(x_t) + \nabla\log q_t(y\mid x_t) .
+# $$
+#
+# A perfect network's noise is $-\sqrt{1-\bar\alpha_t}$ times such a gradient (Eq. [score](#eq-score)). So the difference of its two answers, with the label and without, is the direction in which the label becomes more likely. *Guidance* goes further in that direction than the label alone asks, by a factor $1+w$:
+#
+# $$
+# \tilde\varepsilon(x_t,t,y) = \varepsilon_\theta(x_t,t,y) + w\,\bigl(\varepsilon_\theta(x_t,t,y)-\varepsilon_\theta(x_t,t)\bigr) = -\sqrt{1-\bar\alpha_t}\;\nabla\bigl[\log q_t(x_t) + (1+w)\log q_t(y\mid x_t)\bigr] .
+# $$ (eq-guidance)
+#
+# The second equality holds for the perfect network. With $w=0$ this is the label's own noise. With $w>0$ the pictures are more clearly what was asked for, and less varied. There is a price: the distributions $q_t(x_t)\,q_t(y\mid x_t)^{1+w}$, one for each $t$, are not those of one forward process that starts from any data. So no derivation says what a guided chain draws in the end; one has to look.
+#
+# A guided network is a network again, noise = model(x_t, t). No sampler needs to know.
+
+# %%
+class Guided(nn.Module):
+    """The noise in pictures of given labels, as a model that any sampler takes.
+
+    Args:
+        model: a network that knows labels, noise = model(x_t, t, y), and without a label
+            noise = model(x_t, t).
+        y: () or (B,) int64 label of all pictures, or of each, on the model's device.
+        scale: the w of the equation; 0 for the label alone, with one network evaluation
+            a step in the place of two.
+
+    Equation: eq-guidance. Source: Ho and Salimans (2022), equation 6.
+    """
+
+    def __init__(self, model: Callable[..., Tensor], y: Tensor, scale: float = 0.0):
+        super().__init__()
+        self.model, self.y, self.scale = model, y, scale
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Return the noise in x_t (B, ...) at the times t (B,)."""
+        noise = self.model(x_t, t, self.y.expand(len(x_t)))
+        if self.scale == 0:
+            return noise
+        return noise + self.scale * (noise - self.model(x_t, t))
+
+# %% mystnb={"image": {"alt": "Four rows of ten digits. In each column the digit 0 to 9 was asked for; all four rows begin with the same noise in a column. In the first row, without a label, the digits are any. In the second, with the label alone, nearly all are the digit asked for. In the third and fourth, with guidance 1 and 3, they are plainer and more alike."}} tags=["active-ipynb", "nbval-ignore-output"]
+# asked_for = torch.arange(10)
+# ten = torch.randn(10, 1, 8, 8, generator=same_noise())
+# names = ("no label", "w = 0", "w = 1", "w = 3")
+# models = [network, *(Guided(network, asked_for, w) for w in (0.0, 1.0, 3.0))]
+# rows = [
+#     sample(model, ten.shape, digit_schedule, x_T=ten, clip=True, generator=same_noise())
+#     for model in models
+# ]
+# fig.picture_rows(rows, names, [str(y) for y in range(10)], size=0.6)
+# plt.show()
+# assert judge.probability(rows[2]).argmax(axis=1).tolist() == asked_for.tolist()
+
+# %% [markdown]
+# How often is it the digit that was asked for? 300 noises, thirty for each digit; the judge names the most probable digit, sure or not. The spread is the mean distance between two pictures of the same label, over that of the training pictures.
+
+# %% tags=["active-ipynb", "nbval-ignore-output"]
+# def spread(pictures, y):
+#     """The mean distance between two pictures of one label, over all labels."""
+#     return np.mean([torch.pdist(pictures[y == k].flatten(1)).mean() for k in range(10)])
+#
+#
+# wanted = torch.arange(300) % 10
+# real_spread = spread(train_images, torch.tensor(train_labels))
+# right = {}
+# for w in (0.0, 1.0, 3.0):
+#     model = Guided(network, wanted, w)
+#     drawn = sample(
+#         model, (300, 1, 8, 8), digit_schedule, clip=True, generator=same_noise()
+#     )
+#     right[w] = judge.probability(drawn).argmax(axis=1) == wanted.numpy()
+#     print(f"w = {w:g}: as asked {share(right[w])[0]},", end=" ")
+#     print(f"spread {spread(drawn, wanted) / real_spread:.2f}")
+# assert right[0.0].mean() > 0.85
+# assert right[1.0].mean() >= right[0.0].mean()
 
 # %% [markdown]
 # Or are they copies? A model that only recites its training set would satisfy the judge too. So measure, for each of the 256 samples, the distance to the nearest training picture, and compare with the same distance for digits that were kept aside. Samples that are copies would lie much closer. (The interval of the ratio comes from drawing both sets of distances again, with replacement, a thousand times: the bootstrap.)
@@ -1168,14 +1306,9 @@ def sample(
 # %% tags=["active-ipynb", "nbval-ignore-output"]
 # print("loss      training pictures    unseen ones")
 # table = {}
-# for name, model in (("recites", recite), ("learned", average.eval())):
+# for name, model in (("recites", recite), ("learned", network)):
 #     for pictures in (train_images, test_images):
-#         draws = torch.Generator().manual_seed(3)
-#         with torch.no_grad():
-#             runs = torch.stack(
-#                 [simple_loss(model, pictures, digit_schedule, draws) for _ in range(8)]
-#             )
-#         table[name, len(pictures)] = runs.mean(), 2.36 * runs.std() / 8**0.5
+#         table[name, len(pictures)] = loss_of(model, pictures)
 #     line = "       ".join(f"{m:.3f} +- {e:.3f}" for m, e in list(table.values())[-2:])
 #     print(f"{name}   {line}")
 # n, unseen = len(train_images), len(test_images)
@@ -1192,18 +1325,6 @@ def sample(
 # - *For the perfect network* of Eq. [training-set noise](#eq-training-set-noise), Biroli and others (2024) compute at which $t$ a chain falls to one training picture, from the number of pictures and the dimension.
 #
 # All five are in the [bibliography](bibliography.md).
-
-# %% tags=["active-ipynb", "hide-cell"]
-# # `make execute` runs this chapter to store its results: then the book keeps the weights.
-# import os
-#
-# if os.environ.get("DDPM_NB_WRITE_WEIGHTS") == "1":
-#     from pathlib import Path
-#
-#     from safetensors.torch import save_file
-#
-#     Path("weights").mkdir(exist_ok=True)
-#     save_file(average.module.state_dict(), "weights/digits.safetensors")
 
 # %% [markdown]
 # ## Where people slip

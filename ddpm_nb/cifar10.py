@@ -203,7 +203,7 @@ def cifar10_config() -> TrainConfig:
 def digits_config() -> TrainConfig:
     """Return a small network and a short run for the 8x8 digits."""
     return TrainConfig(
-        channels=32,
+        channels=16,
         channel_mult=(1, 2),
         num_res_blocks=1,
         attention_levels=(False, True),
@@ -216,7 +216,7 @@ def digits_config() -> TrainConfig:
         warmup_steps=100,
         flip=False,
         ema_decay=0.995,
-        steps=2400,
+        steps=10_000,
     )
 
 # %% [markdown]

@@ -411,10 +411,12 @@ def build_u(
 
 # %% [markdown]
 # The network is the U between a first and a last convolution, and the two layers that the time goes through.
+#
+# **Labels.** Some training sets say what a picture shows: which digit, which animal. A network may be told. Each label gets a vector of its own, a row of a table that is learned like any weight, and it is added to the time's. So every block hears of it, on the way that is there already. One more row, the *null label*, means "I do not say". With it the same network answers with and without a label, and [the chapter on the algorithms](algorithms.ipynb) makes use of both. The rows start at zero: at first a label changes nothing.
 
 # %%
 class UNet(nn.Module):
-    """The noise predictor of the DDPM paper: noise = unet(x_t, t).
+    """The noise predictor of the DDPM paper: noise = unet(x_t, t), or unet(x_t, t, y).
 
     Args:
         in_channels: channels of the pictures: 3 for colour, 1 for grey.
@@ -425,6 +427,8 @@ class UNet(nn.Module):
             middle always has one.
         dropout: share of numbers that training drops in each block.
         norm_num_groups: groups of every normalisation.
+        num_classes: how many labels the pictures may have; 0 for a network without. One
+            more, the last, is the null label: "I do not say".
 
     Attributes:
         config: the arguments, as a dictionary: `UNet(**unet.config)` builds the same.
@@ -447,6 +451,7 @@ class UNet(nn.Module):
         attention_levels: Sequence[bool] = (False, True, False, False),
         dropout: float = 0.1,
         norm_num_groups: int = 32,
+        num_classes: int = 0,
     ) -> None:
         super().__init__()
         self.config: dict[str, Any] = check.unet_sizes(
@@ -457,9 +462,11 @@ class UNet(nn.Module):
             attention_levels=attention_levels,
             dropout=dropout,
             norm_num_groups=norm_num_groups,
+            num_classes=num_classes,
         )
         size = SimpleNamespace(**self.config)
         self.in_channels, self.channels = size.in_channels, size.channels
+        self.num_classes = size.num_classes
         self.provenance = "new"
         time_channels = 4 * size.channels
         widths = [m * size.channels for m in size.channel_mult]
@@ -469,6 +476,9 @@ class UNet(nn.Module):
             nn.SiLU(),
             xavier(nn.Linear(time_channels, time_channels)),
         )
+        if size.num_classes:
+            self.label = nn.Embedding(size.num_classes + 1, time_channels)
+            nn.init.zeros_(self.label.weight)
         self.stem = xavier(nn.Conv2d(size.in_channels, size.channels, 3, padding=1))
         self.down, self.middle, self.up = build_u(
             partial(
@@ -485,27 +495,31 @@ class UNet(nn.Module):
         head = nn.Conv2d(widths[0], size.in_channels, 3, padding=1)
         self.head = xavier(head, gain=ALMOST_ZERO)
 
-    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """Predict the noise in x_t.
 
         Args:
             x_t: (B, in_channels, H, W); both sizes divisible by 2 to the number of
                 halvings.
             t: (B,) int64 times 1 ... T.
+            y: (B,) int64 labels 0 ... num_classes, of which the last is the null label.
+                None: the null label for all, if the network knows labels.
 
         Returns:
             the predicted noise, in the shape and type of x_t.
 
         Raises:
-            TypeError: if t is not int64.
-            ValueError: if the channels or the size of x_t do not fit, or t is not one
-                time a picture.
+            TypeError: if t or y is not int64.
+            ValueError: if the channels or the size of x_t do not fit, if t is not one
+                time a picture, or y not one label that the network knows.
         """
         x = check.unet_input(x_t, t, self.in_channels, len(self.down))
         x = x.to(self.stem.weight.dtype)
+        time = self.time(time_embedding(t, self.channels).to(x.dtype))
+        if (y := check.labels(y, t, self.num_classes)) is not None:
+            time = time + self.label(y)
         # Each block would apply the same activation: once is enough.
-        time = F.silu(self.time(time_embedding(t, self.channels).to(x.dtype)))
-        h = run_u(self.down, self.middle, self.up, self.stem(x), time)
+        h = run_u(self.down, self.middle, self.up, self.stem(x), F.silu(time))
         return self.head(F.silu(self.norm(h))).to(x_t.dtype)
 
     @classmethod
@@ -515,15 +529,16 @@ class UNet(nn.Module):
 
     @classmethod
     def digits(cls) -> Self:
-        """Return a small network for 8x8 grey pictures, for a few minutes on a CPU."""
+        """Return a small network for 8x8 grey digits and their labels."""
         return cls(
             in_channels=1,
-            channels=32,
+            channels=16,
             channel_mult=(1, 2),
             num_res_blocks=1,
             attention_levels=(False, True),
             dropout=0.0,
             norm_num_groups=8,
+            num_classes=10,
         )
 
     @classmethod

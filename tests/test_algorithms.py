@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from ddpm_nb.algorithms import (
+    Guided,
     Prediction,
     Step,
     ancestral,
+    drop_labels,
     minibatches,
     sample,
     sample_steps,
@@ -842,3 +844,109 @@ def test_sampling_refuses_an_answer_of_another_shape() -> None:
 def test_sampling_refuses_a_network_on_another_device_at_once() -> None:
     with pytest.raises(ValueError, match=r"use schedule\.to"):
         sample_steps(nn.Linear(1, 1, device="meta"), (1, 1), Schedule.linear(T=3))
+
+
+# --- labels
+
+CLASSES = [
+    GaussianMixture([0.4, 0.6], torch.tensor([[1.0, 0.5], [-0.5, 1.2]]), [0.3, 0.5]),
+    GaussianMixture([1.0], torch.tensor([[0.2, -1.0]]), [0.6]),
+]
+SHARES = [0.3, 0.7]  # of the two classes among all points
+BOTH = GaussianMixture(
+    [0.12, 0.18, 0.7],
+    torch.cat([c.means for c in CLASSES]).float(),
+    [0.3, 0.5, 0.6],
+)
+
+
+def by_label(x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+    """The perfect network for points of two classes, and for points of any."""
+    if y is None:
+        return optimal_noise(BOTH, FIFTY)(x, t)
+    answers = [optimal_noise(points, FIFTY)(x, t) for points in CLASSES]
+    return torch.stack(answers)[y, torch.arange(len(x))]
+
+
+@pytest.mark.equation("eq-guidance")
+@pytest.mark.parametrize("w", [-1.0, 0.0, 0.7, 3.0])
+@pytest.mark.parametrize("label", [0, 1])
+def test_guidance_follows_the_slope_of_the_label_s_probability(
+    w: float, label: int
+) -> None:
+    """Against the gradient of log q(x_t) + (1 + w) log q(y given x_t), taken by autograd from the densities."""
+    x = torch.randn(40, 2, dtype=F64, generator=generator(3))
+    for t in (1, 7, 30):
+        x.requires_grad_()
+        each = [noised_mixture(c, t, FIFTY).log_prob(x) for c in CLASSES]
+        joint = torch.stack(each) + torch.tensor(SHARES, dtype=F64).log()[:, None]
+        all_points = joint.logsumexp(0)
+        target = all_points + (1 + w) * (joint[label] - all_points)
+        (slope,) = torch.autograd.grad(target.sum(), x)
+        noise = -((1 - FIFTY.alpha_bar[t]) ** 0.5) * slope
+        x = x.detach()
+        guided = Guided(by_label, torch.tensor(label), w)
+        got = guided(x, torch.full((40,), t))
+        assert_close(got, noise, rtol=1e-7, atol=1e-7)
+        assert (got - by_label(x, torch.full((40,), t))).abs().max() > 0.01 or w == -1
+
+
+def test_a_guided_network_is_a_network() -> None:
+    """Labels differ from picture to picture; without guidance there is one evaluation a step, with it two."""
+    y = torch.tensor([0, 1, 1, 0] * 250)
+    drawn = sample(Guided(by_label, y), (1000, 2), FIFTY, generator=generator())
+    for label in (0, 1):
+        truth = CLASSES[label].sample(500, generator(1)).double()
+        assert ks_2samp(drawn[y == label][:, 0], truth[:, 0]).pvalue > 0.001
+        assert ks_2samp(drawn[y == label][:, 1], truth[:, 1]).pvalue > 0.001
+    calls: list[Tensor | None] = []
+
+    def counted(x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        calls.append(y)
+        return torch.zeros_like(x)
+
+    x, t = torch.zeros(4, 2), torch.ones(4, dtype=torch.int64)
+    Guided(counted, torch.tensor(1))(x, t)
+    assert [y.tolist() if y is not None else y for y in calls] == [[1, 1, 1, 1]]
+    Guided(counted, torch.tensor(1), 2.0)(x, t)
+    assert len(calls) == 3 and calls[2] is None
+
+
+def test_a_share_of_the_labels_is_dropped() -> None:
+    y = torch.arange(10_000) % 10
+    dropped = drop_labels(y, 10, 0.2, generator())
+    gone = dropped == 10
+    # Five standard deviations of a share of 10,000.
+    assert abs(gone.double().mean() - 0.2) < 5 * (0.2 * 0.8 / 10_000) ** 0.5
+    assert torch.equal(dropped[~gone], y[~gone]) and dropped.dtype == torch.int64
+    assert all(abs(gone[y == k].double().mean() - 0.2) < 0.07 for k in range(10))
+    assert torch.equal(drop_labels(y, 10, 0.0), y)
+    assert (drop_labels(y, 10, 1.0) == 10).all()
+    with pytest.raises(
+        ValueError, match=r"share: expected a number in \[0, 1\], got 2"
+    ):
+        drop_labels(y, 10, 2)
+
+
+def test_training_hands_each_picture_its_label() -> None:
+    """A network that answers with a number a label, trained on pictures of noise alone, learns nothing else."""
+    seen: list[list[int]] = []
+
+    class Table(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rows = nn.Embedding(3, 2)
+
+        def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+            seen.append(y.tolist())
+            rows: Tensor = self.rows(y)
+            return rows
+
+    model = Table()
+    before = model.rows.weight.detach().clone()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    pairs = [(torch.zeros(4, 2), torch.tensor([0, 2, 2, 0]))] * 2
+    losses = train(model, pairs, FIFTY, optimizer, 5, generator=generator())
+    assert len(losses) == 2 and seen == [[0, 2, 2, 0]] * 2
+    moved = (model.rows.weight != before).any(dim=1)
+    assert moved.tolist() == [True, False, True]

@@ -18,6 +18,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DModel
+from helpers import F64
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.testing import assert_close
@@ -601,7 +602,7 @@ WRONG = {
     "norm_eps": 1e-5,
     "resnet_time_scale_shift": "scale_shift",
     "class_embed_type": "timestep",
-    "num_class_embeds": 10,
+    "num_class_embeds": 1,
     "time_embedding_dim": 64,
     "attn_norm_num_groups": 4,
     "norm_num_groups": None,
@@ -769,11 +770,91 @@ def test_numpy_s_integers_build_the_same_network() -> None:
     """And the configuration is plain, so that JSON can hold it."""
     n = np.int64
     net = UNet(
-        in_channels=n(1), channels=np.int32(32), channel_mult=np.array([1, 2]),
+        in_channels=n(1), channels=np.int32(16), channel_mult=np.array([1, 2]), num_classes=n(10),
         num_res_blocks=n(1), attention_levels=np.array([False, True]), dropout=np.float32(0.0), norm_num_groups=n(8),
     )  # fmt: skip
     assert net.config == UNet.digits().config
     assert json.loads(json.dumps(net.config))["channel_mult"] == [1, 2]
+
+
+def labelled() -> UNet:
+    """A small network that knows three labels, every weight of order one."""
+    torch.manual_seed(0)
+    net = UNet(
+        in_channels=1, channels=8, channel_mult=(1, 2), attention_levels=(False, True),
+        num_res_blocks=1, norm_num_groups=4, dropout=0.0, num_classes=3,
+    )  # fmt: skip
+    for weight in net.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    return net.double()
+
+
+def test_a_label_is_a_shift_of_the_time_s_vector() -> None:
+    """A network without labels, whose time vector is shifted by the label's row, gives the same answer."""
+    net = labelled()
+    plain = UNet(**{**net.config, "num_classes": 0}).double()
+    weights = net.state_dict()
+    rows = weights.pop("label.weight")
+    bias = weights["time.2.bias"].clone()
+    x, t = torch.randn(4, 1, 8, 8, dtype=F64), torch.tensor([3, 500, 3, 90])
+    for label in range(4):
+        plain.load_state_dict({**weights, "time.2.bias": bias + rows[label]})
+        y = torch.full((4,), label)
+        assert_close(net(x, t, y), plain(x, t), rtol=0, atol=1e-12)
+        if label == 3:
+            assert torch.equal(net(x, t), net(x, t, y))  # no label: the null label
+        else:
+            assert (net(x, t, y) - net(x, t)).abs().max() > 0.01
+    mixed = net(x, t, torch.tensor([0, 1, 2, 3]))
+    assert_close(mixed[1:2], net(x[1:2], t[1:2], torch.tensor([1])), rtol=0, atol=1e-12)
+
+
+def test_labels_start_without_a_say() -> None:
+    net, x = UNet.digits(), torch.randn(2, 1, 8, 8)
+    for weight in [w for name, w in net.named_parameters() if name != "label.weight"]:
+        torch.nn.init.normal_(weight, std=0.1)
+    t = torch.tensor([5, 300])
+    assert torch.equal(net(x, t), net(x, t, torch.tensor([1, 7])))
+
+
+@pytest.mark.parametrize(
+    ("y", "error", "message"),
+    [
+        (torch.tensor([0, 4]), ValueError, r"y: expected 0 \.\.\. 3, .* from 0 to 4"),
+        (torch.tensor([-1, 0]), ValueError, r"y: expected 0 \.\.\. 3, .* from -1 to 0"),
+        (
+            torch.tensor([1]),
+            ValueError,
+            r"y: expected one label a picture, shape \(2,\)",
+        ),
+        (torch.tensor([1.0, 2.0]), TypeError, "y: expected int64, got torch.float32"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(
+    y: torch.Tensor, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        labelled()(torch.zeros(2, 1, 8, 8), torch.tensor([1, 2]), y)
+
+
+def test_a_network_without_labels_takes_none(small: UNet) -> None:
+    with pytest.raises(ValueError, match="y: expected None, for this network knows no"):
+        small.float()(torch.zeros(1, 3, 8, 8), torch.tensor([1]), torch.tensor([0]))
+
+
+def test_labels_agree_with_diffusers(tmp_path: Path) -> None:
+    """There a label's row is added to the time's vector too; and the way there and back keeps all weights."""
+    net = labelled().float()
+    net.save_diffusers(tmp_path, 8)
+    theirs = UNet2DModel.from_pretrained(tmp_path).eval()
+    x, t = torch.randn(4, 1, 8, 8), torch.tensor([3, 500, 3, 90])
+    y = torch.tensor([0, 1, 2, 3])
+    with torch.no_grad():
+        expected = theirs(x, t - 1, class_labels=y).sample
+        assert_close(net.eval()(x, t, y), expected, rtol=1e-4, atol=1e-4)
+    back = UNet.from_diffusers(tmp_path)
+    assert back.config == net.config
+    assert torch.equal(back(x, t, y), net(x, t, y))
 
 
 def test_digits_network_keeps_the_shape() -> None:
