@@ -11,6 +11,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from ddpm_nb._devices import where_float64
+
 NoiseSource: TypeAlias = Callable[[Tensor, int], Tensor]
 Randomness: TypeAlias = torch.Generator | Sequence[torch.Generator] | NoiseSource | None
 
@@ -68,11 +70,9 @@ class CounterNoise:
             t: a time, 0 ... 2^32 - 1.
 
         Returns:
-            the noise, on the pictures' device; on the CPU where that is MPS, which has no
-            float64.
+            the noise, on the pictures' device; on the CPU where that has no float64 (MPS).
         """
-        if images.device.type == "mps":
-            images = images.cpu()
+        images = images.to(where_float64(images.device))
         n = math.prod(self.shape)
         block = torch.arange(-(-n // 4), device=images.device)
         time, zero = torch.full_like(block, t), torch.zeros_like(block)
@@ -111,9 +111,8 @@ def noise_for(
         return lambda t: draw(generator, shape)
     if callable(generator):
         source = generator
-        # MPS has no float64; there a counter works on the CPU, and waits for nothing.
-        at = "cpu" if device.type == "mps" else device
-        images = torch.arange(shape[0], device=at)
+        # Without float64 (MPS) a counter works on the CPU, and waits for nothing.
+        images = torch.arange(shape[0], device=where_float64(device))
 
         def ask(t: int) -> Tensor:
             noise = source(images, t)
