@@ -11,7 +11,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from ddpm_nb._devices import where_float64
+from ddpm_nb._devices import brought, where_float64
 
 NoiseSource: TypeAlias = Callable[[Tensor, int], Tensor]
 Randomness: TypeAlias = torch.Generator | Sequence[torch.Generator] | NoiseSource | None
@@ -105,7 +105,8 @@ def noise_for(
 
     def draw(rng: torch.Generator | None, size: tuple[int, ...]) -> Tensor:
         at = rng.device if rng is not None else device
-        return torch.randn(size, dtype=dtype, generator=rng, device=at).to(device)
+        drawn = torch.randn(size, dtype=dtype, generator=rng, device=at)
+        return brought(drawn, device)
 
     if generator is None or isinstance(generator, torch.Generator):
         return lambda t: draw(generator, shape)
@@ -120,7 +121,7 @@ def noise_for(
                 raise ValueError(
                     f"generator: expected noise of shape {shape}, got {tuple(noise.shape)}"
                 )
-            return noise.to(device, dtype or torch.get_default_dtype())
+            return brought(noise.to(dtype or torch.get_default_dtype()), device)
 
         return ask
     each = list(generator)
@@ -141,9 +142,10 @@ def times_for(
     """
     if generator is None or isinstance(generator, torch.Generator):
         rng, at = generator, device if generator is None else generator.device
-        return lambda block: torch.randint(
-            block[0], block[-1] + 1, shape[:1], generator=rng, device=at
-        ).to(device)
+        return lambda block: brought(
+            torch.randint(block[0], block[-1] + 1, shape[:1], generator=rng, device=at),
+            device,
+        )
     cpu = torch.device("cpu")  # MPS has no float64
     normal = noise_for(shape, cpu, generator, torch.float64)
 
@@ -152,7 +154,7 @@ def times_for(
             return torch.full(shape[:1], block[0], device=device)
         share = torch.special.ndtr(normal(T + block[-1]).flatten(1)[:, 0])
         t = block[0] + (share * len(block)).long()
-        return t.clamp(max=block[-1]).to(device)
+        return brought(t.clamp(max=block[-1]), device)
 
     return draw
 

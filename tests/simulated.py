@@ -27,7 +27,15 @@ NAME = "simulated"
 DEVICE = torch.device("cpu")  # until `_register` has made the name known
 ROOT = Path(__file__).resolve().parents[1]
 # What returns a number to the computer, or has a size that only the device knows.
-WAITING = {"_local_scalar_dense", "nonzero", "_unique2", "unique_dim", "equal", "masked_select", "is_nonzero"}  # fmt: skip
+WAITING = {
+    "_local_scalar_dense",
+    "equal",
+    "is_nonzero",
+    "nonzero",
+    "masked_select",
+    "_unique2",
+    "unique_dim",
+}
 # What torch computes in half precision under autocast, of what the networks here use.
 SHORT = ("conv2d", "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "scaled_dot_product_attention")  # fmt: skip
 _AUTOCAST = [torch.library.Library(space, "IMPL", "AutocastPrivateUse1") for space in ("_", "aten")]  # fmt: skip
@@ -50,9 +58,12 @@ def here(what: str) -> Place:
     """Return the innermost line of the package or of a test that is at work."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        path = Path(frame.f_code.co_filename)
+        code = frame.f_code
+        path = Path(code.co_filename)
         if path.parent in (ROOT / "ddpm_nb", ROOT / "tests") and path != Path(__file__):
-            return Place(what, path.name, frame.f_code.co_name, frame.f_lineno)
+            # A comprehension has a frame of its own before Python 3.12: it is its function.
+            named = [part for part in code.co_qualname.split(".") if part[0] != "<"]
+            return Place(what, path.name, named[-1], frame.f_lineno)
         frame = frame.f_back
     return Place(what, "?", "?", 0)
 
@@ -94,7 +105,7 @@ class OnDevice(Tensor):
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         with torch._C.DisableTorchFunctionSubclass():
-            if func is Tensor.data.__set__ and isinstance(args[1], OnDevice):  # type: ignore[attr-defined]
+            if func == Tensor.data.__set__ and isinstance(args[1], OnDevice):  # type: ignore[attr-defined]
                 args[0].held = args[1].held
             if func is Tensor.tolist:  # torch refuses it for a wrapper
                 return args[0].cpu().tolist()
@@ -137,6 +148,7 @@ class Simulated(TorchDispatchMode):
         _register()
         self.float64 = float64
         self.waits: list[Place] = []
+        self.pinned: dict[int, Tensor] = {}  # kept, or another would get its number
         self.generators: dict[int, torch.Generator] = {}
 
     def __enter__(self) -> Self:
@@ -177,6 +189,12 @@ class Simulated(TorchDispatchMode):
         inside = any(isinstance(x, OnDevice) for x in given)
         asked = kwargs.get("device")
         there = inside if asked is None else torch.device(asked).type == NAME
+        if name == "is_pinned":
+            return id(args[0]) in self.pinned
+        if name == "_pin_memory":
+            pinned: Tensor = args[0].clone()
+            self.pinned[id(pinned)] = pinned
+            return pinned
         if not inside and not there and kwargs.get("generator") is None:
             return func(*args, **kwargs)
         if name == "copy_":
@@ -203,10 +221,12 @@ class Simulated(TorchDispatchMode):
     ) -> None:  # fmt: skip
         """Write down a wait; refuse what the device would."""
         if name in ("_to_copy", "copy_"):
+            if kwargs.get("non_blocking") and id(args[0]) in self.pinned:
+                return
             if inside and not there:
                 self.waits.append(here("copy to the CPU"))
             source = args[1] if name == "copy_" else args[0]
-            if there and not isinstance(source, OnDevice) and source.dim() > 0:
+            if there and not isinstance(source, OnDevice):
                 self.waits.append(here("copy from the CPU"))
             return
         if name in WAITING:
@@ -267,9 +287,11 @@ def _short(name: str) -> Callable[..., Any]:
         with torch._C._ExcludeDispatchKeyGuard(without):
             dtype = torch.get_autocast_dtype(NAME)
             short = tree_map(
-                lambda x: x.to(dtype)
-                if isinstance(x, Tensor) and x.dtype == torch.float32
-                else x,
+                lambda x: (
+                    x.to(dtype)
+                    if isinstance(x, Tensor) and x.dtype == torch.float32
+                    else x
+                ),
                 (args, kwargs),
             )
             return operation(*short[0], **short[1])
@@ -288,4 +310,3 @@ def _register() -> None:
     others.fallback(torch.library.fallthrough_kernel)
     for name in SHORT:
         aten.impl(name, _short(name))
-
