@@ -25,7 +25,7 @@ def fuses_attention(device: torch.device) -> bool:
 
 def pins(device: torch.device) -> bool:
     """Return whether it can fetch from pinned memory of the CPU by itself, while the program goes on."""
-    return device.type not in ("cpu", "mps")
+    return device.type not in ("cpu", "mps", "meta")
 
 
 def brought(x: Tensor, device: torch.device) -> Tensor:

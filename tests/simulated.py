@@ -36,6 +36,8 @@ WAITING = {
     "_unique2",
     "unique_dim",
 }
+# What MPS, the device without float64, has no kernel for.
+LACKING = {"special_log_ndtr", "_linalg_eigh", "_linalg_svd"}
 # What torch computes in half precision under autocast, of what the networks here use.
 SHORT = ("conv2d", "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "scaled_dot_product_attention")  # fmt: skip
 _AUTOCAST = [torch.library.Library(space, "IMPL", "AutocastPrivateUse1") for space in ("_", "aten")]  # fmt: skip
@@ -138,7 +140,7 @@ class Simulated(TorchDispatchMode):
     """While it is on, the device is there; `waits` says where the computer waited for it.
 
     Args:
-        float64: whether the device has it.
+        float64: whether the device has it. Where not, it lacks some kernels, too, as MPS does.
     """
 
     now: "Simulated | None" = None
@@ -236,6 +238,8 @@ class Simulated(TorchDispatchMode):
             self.refuse(f"{name}: generator on {'the CPU' if there else 'the device'}")
         if not inside:
             return
+        if name in LACKING and not self.float64:
+            self.refuse(f"{name}: no kernel")
         for x in given:
             if not isinstance(x, OnDevice) and x.dim() > 0:
                 if name == "index" and isinstance(args[0], OnDevice):
