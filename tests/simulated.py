@@ -203,11 +203,9 @@ class Simulated(TorchDispatchMode):
             there = isinstance(args[0], OnDevice)
         self._look(name, given, args, kwargs, inside, there)
         if asked is not None:
-            kwargs = kwargs | {"device": torch.device("cpu"), "pin_memory": None}
-            if "non_blocking" in kwargs:
-                kwargs["non_blocking"] = False
-            if "pin_memory" not in {a.name for a in func._schema.arguments}:
-                del kwargs["pin_memory"]
+            kwargs = kwargs | {"device": torch.device("cpu")}
+            kwargs.pop("pin_memory", None)
+            kwargs.pop("non_blocking", None)
         held = tree_map(lambda x: x.held if isinstance(x, OnDevice) else x, (args, kwargs))  # fmt: skip
         result = func(*held[0], **held[1])
         if name == "_to_copy" and result is held[0][0]:
