@@ -11,6 +11,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from ddpm_nb._devices import brought, where_float64
+
 NoiseSource: TypeAlias = Callable[[Tensor, int], Tensor]
 Randomness: TypeAlias = torch.Generator | Sequence[torch.Generator] | NoiseSource | None
 
@@ -68,11 +70,9 @@ class CounterNoise:
             t: a time, 0 ... 2^32 - 1.
 
         Returns:
-            the noise, on the pictures' device; on the CPU where that is MPS, which has no
-            float64.
+            the noise, on the pictures' device; on the CPU where that has no float64 (MPS).
         """
-        if images.device.type == "mps":
-            images = images.cpu()
+        images = images.to(where_float64(images.device))
         n = math.prod(self.shape)
         block = torch.arange(-(-n // 4), device=images.device)
         time, zero = torch.full_like(block, t), torch.zeros_like(block)
@@ -105,15 +105,15 @@ def noise_for(
 
     def draw(rng: torch.Generator | None, size: tuple[int, ...]) -> Tensor:
         at = rng.device if rng is not None else device
-        return torch.randn(size, dtype=dtype, generator=rng, device=at).to(device)
+        drawn = torch.randn(size, dtype=dtype, generator=rng, device=at)
+        return brought(drawn, device)
 
     if generator is None or isinstance(generator, torch.Generator):
         return lambda t: draw(generator, shape)
     if callable(generator):
         source = generator
-        # MPS has no float64; there a counter works on the CPU, and waits for nothing.
-        at = "cpu" if device.type == "mps" else device
-        images = torch.arange(shape[0], device=at)
+        # Without float64 (MPS) a counter works on the CPU, and waits for nothing.
+        images = torch.arange(shape[0], device=where_float64(device))
 
         def ask(t: int) -> Tensor:
             noise = source(images, t)
@@ -121,7 +121,7 @@ def noise_for(
                 raise ValueError(
                     f"generator: expected noise of shape {shape}, got {tuple(noise.shape)}"
                 )
-            return noise.to(device, dtype or torch.get_default_dtype())
+            return brought(noise.to(dtype or torch.get_default_dtype()), device)
 
         return ask
     each = list(generator)
@@ -142,9 +142,10 @@ def times_for(
     """
     if generator is None or isinstance(generator, torch.Generator):
         rng, at = generator, device if generator is None else generator.device
-        return lambda block: torch.randint(
-            block[0], block[-1] + 1, shape[:1], generator=rng, device=at
-        ).to(device)
+        return lambda block: brought(
+            torch.randint(block[0], block[-1] + 1, shape[:1], generator=rng, device=at),
+            device,
+        )
     cpu = torch.device("cpu")  # MPS has no float64
     normal = noise_for(shape, cpu, generator, torch.float64)
 
@@ -153,7 +154,7 @@ def times_for(
             return torch.full(shape[:1], block[0], device=device)
         share = torch.special.ndtr(normal(T + block[-1]).flatten(1)[:, 0])
         t = block[0] + (share * len(block)).long()
-        return t.clamp(max=block[-1]).to(device)
+        return brought(t.clamp(max=block[-1]), device)
 
     return draw
 

@@ -275,7 +275,8 @@ def check_finite(trainer: Any) -> None:
         "optimizer": [m["exp_avg_sq"] for m in trainer.optimizer.state.values()],
     }
     for name, parts in tensors.items():
-        finite = all(bool(part.isfinite().all()) for part in parts)
+        each = [part.isfinite().all() for part in parts]
+        finite = not each or bool(torch.stack(each).all())  # one wait for all
         # All ask all: or one would stop, and others wait for it.
         if any(highest(trainer.accelerator, not finite)):
             raise FloatingPointError(
@@ -413,7 +414,8 @@ def write_network(
         "channels": str(channels),
         "prediction": "noise",
     }
-    write_whole(path, save(weights, metadata=notes | known))
+    content = {name: weight.cpu() for name, weight in weights.items()}
+    write_whole(path, save(content, metadata=notes | known))
 
 
 def read_network(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

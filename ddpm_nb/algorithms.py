@@ -39,6 +39,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ddpm_nb import _checks as check
+from ddpm_nb._devices import brought
 from ddpm_nb._models import evaluating
 from ddpm_nb._noise import Randomness, noise_for
 from ddpm_nb.forward import Schedule
@@ -172,7 +173,7 @@ def minibatches(
         while True:
             order = torch.randperm(len(x), generator=generator, device=source)
             for start in range(0, len(x) - batch_size + 1, batch_size):
-                yield x[order[start : start + batch_size].to(x.device)]
+                yield x[brought(order[start : start + batch_size], x.device)]
 
     return endless()
 
@@ -317,8 +318,8 @@ def sample_steps(
         x_T: begin with these points instead of fresh noise; they have `shape`.
         clip: clip the predicted picture to [-1, 1]; the noise is then worked out again.
         generator: where the noise comes from; torch's global one if None. A CPU
-            generator gives the same noise on every device, but is copied over at each
-            step; for speed, use one on the device. Or a list of generators, one a
+            generator gives the same noise on every device, drawn there and copied over
+            at each step; for speed, use one on the device. Or a list of generators, one a
             picture; or a function (images (B,), t) -> noise of x_t, such as
             `CounterNoise`, with which picture i of a seed is always the same.
         dtype: type of x, torch's default one if None; x_T keeps its own. Keep it float32

@@ -39,6 +39,7 @@ import torch
 from torch import Tensor
 
 from ddpm_nb import _checks as check
+from ddpm_nb._devices import has_float64
 
 
 # %% [markdown]
@@ -175,7 +176,7 @@ class Schedule:
         They are float32 on MPS, which has no float64; there 1 - alpha_bar, at the smallest
         t of 1,000, is off by up to a thousandth.
         """
-        dtype = torch.float32 if torch.device(device).type == "mps" else torch.float64
+        dtype = torch.float64 if has_float64(device) else torch.float32
         moved, tables = copy.copy(self), ("beta", "alpha", "alpha_bar")
         vars(moved).update({x: getattr(self, x).to(device, dtype) for x in tables})
         return moved

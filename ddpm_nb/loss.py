@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from ddpm_nb import _checks as check
+from ddpm_nb._devices import brought
 from ddpm_nb.forward import Schedule, per_image, q_sample
 from ddpm_nb.posterior import posterior_variance
 
@@ -335,7 +336,7 @@ def simple_loss(
         t = torch.randint(1, schedule.T + 1, x_0.shape[:1], **source)
     if noise is None:  # line 4
         noise = torch.randn(x_0.shape, dtype=x_0.dtype, **source)
-    t, noise = t.to(x_0.device), noise.to(x_0.device)
+    t, noise = brought(t, x_0.device), brought(noise, x_0.device)
     x_t = q_sample(x_0, t, noise, schedule)
     return (noise - predict_noise(model, x_t, t)).square().mean()  # line 5
 

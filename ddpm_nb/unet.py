@@ -41,6 +41,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ddpm_nb import _checks as check, _diffusers
+from ddpm_nb._devices import fuses_attention
 from ddpm_nb._layers import Dropout, Layer, Norm, fused_attention
 
 
@@ -213,7 +214,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
     Equation: def-attention.
     """
-    if query.is_cuda:
+    if fuses_attention(query.device):
         return fused_attention(query, key, value)
     score = query @ rearrange(key, "b n c -> b c n") * query.shape[-1] ** -0.5
     return torch.softmax(score, dim=-1) @ value

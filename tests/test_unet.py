@@ -304,7 +304,7 @@ def test_attention_on_a_gpu_is_the_same_formula(
     asked = []
 
     class OnGPU(Tensor):
-        is_cuda = True
+        device = torch.device("cuda")
 
     monkeypatch.setattr(unet, "fused_attention", lambda *part: asked.append(part))
     attend(q.as_subclass(OnGPU), k, v)

@@ -1,0 +1,35 @@
+"""What a device can do: the package asks this, and not a device's name, so that a device of another name is served."""
+
+import torch
+from torch import Tensor
+
+
+def has_float64(device: torch.device | str) -> bool:
+    """Return whether it has double precision; MPS has none."""
+    try:
+        torch.empty((), dtype=torch.float64, device=device)
+    except (TypeError, RuntimeError):
+        return False
+    return True
+
+
+def where_float64(device: torch.device) -> torch.device:
+    """Return the device where double precision is to be had: this one, or else the CPU."""
+    return device if has_float64(device) else torch.device("cpu")
+
+
+def fuses_attention(device: torch.device) -> bool:
+    """Return whether one kernel computes attention there faster than the equation's three."""
+    return device.type not in ("cpu", "mps")
+
+
+def pins(device: torch.device) -> bool:
+    """Return whether it can fetch from pinned memory of the CPU by itself, while the program goes on."""
+    return device.type not in ("cpu", "mps", "meta")
+
+
+def brought(x: Tensor, device: torch.device) -> Tensor:
+    """Return x on a device; what was drawn on the CPU goes there without a wait, where that can be."""
+    if x.device.type == "cpu" and pins(device):
+        return x.pin_memory().to(device, non_blocking=True)
+    return x.to(device)
