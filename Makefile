@@ -23,6 +23,10 @@ export HF_HUB_OFFLINE := 1
 export CUDA_VISIBLE_DEVICES :=
 export ACCELERATE_TORCH_DEVICE := cpu
 
+# Two processes at a time, of one thread each: on two cores torch's two threads stall, waiting for one another.
+book test execute: export OMP_NUM_THREADS := 1
+PARALLEL = -n 2 --dist loadfile
+
 # A clock for the last line of a command; it starts after the set-up.
 START = @mkdir -p _build && date +%s > _build/started
 
@@ -64,7 +68,7 @@ test: setup ## every check: the site, the tests, every chapter run and compared 
 	$(COPY)
 	$(BUILD_SITE)
 	@echo "== tests"
-	@$(PY) -m pytest -q -rs
+	@$(PY) -m pytest -q -rs $(PARALLEL)
 	@echo "== chapters installed and imported in an environment that has what Colab has"
 	@$(PY) -m tools.standalone --quick
 	@echo "== chapters run, each alone in a folder, and compared with their stored outputs"
@@ -72,7 +76,7 @@ test: setup ## every check: the site, the tests, every chapter run and compared 
 	@for chapter in book/*.ipynb; do \
 		folder=_build/alone/$$(basename $$chapter .ipynb); mkdir -p $$folder && cp $$chapter $$folder || exit 1; \
 	done
-	@$(NBVAL) _build/alone/*/*.ipynb
+	@$(NBVAL) $(PARALLEL) _build/alone/*/*.ipynb
 	@$(PY) -m tools.report test
 
 sync: setup ## bring the two views of each chapter together (book/x.ipynb and ddpm_nb/x.py)

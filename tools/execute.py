@@ -1,4 +1,4 @@
-"""Run chapters from top to bottom, in reading order, and store their outputs in the notebooks.
+"""Run chapters from top to bottom, two at a time, and store their outputs in the notebooks.
 
     python -m tools.execute ROOT [CHAPTER ...]
 
@@ -6,21 +6,26 @@ ROOT holds _toc.yml and book/. `make execute` gives the checkout itself, `make b
 """
 
 import argparse
+import json
 import os
 import re
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 
-from tools.book import notebooks, read_notebook, write_notebook
+from tools.book import ROOT, notebooks, read_notebook, write_notebook
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 LAST_LINES = 12
+# One thread each (the Makefile says so): torch's threads wait for one another where cores are few.
+WORKERS = 2
+SECONDS = ROOT / "_build/seconds.json"
 
 
 class ChapterError(Exception):
@@ -67,32 +72,68 @@ def run(path: Path, kernel: str = "python3", env: dict[str, str] | None = None) 
     return notebook
 
 
-def each(paths: list[Path], work: Callable[[Path], object], *, goes_on: bool = False) -> list[str]:
+def each(
+    paths: list[Path], work: Callable[[Path], object], *, goes_on: bool = False, workers: int = 1
+) -> list[str]:
     """Do the work for each chapter, one line each; which of them failed. The first ends it, unless it goes on."""
-    failed = []
-    for number, path in enumerate(paths, start=1):
+    failed, waiting, seconds = list[str](), [path.stem for path in paths], last_seconds()
+
+    def timed(path: Path) -> float:
         begun = time.monotonic()
-        print(f"[{number}/{len(paths)}] {path.stem} ...", end="", flush=True)
-        try:
-            work(path)
-            print(f" {time.monotonic() - begun:.1f} s", flush=True)
-        except ChapterError as error:
-            failed.append(path.stem)
-            print(f" failed\nchapter {path.stem}: {error}", flush=True)
-            if not goes_on:
-                break
+        work(path)
+        return time.monotonic() - begun
+
+    with ThreadPoolExecutor(workers) as pool:
+        runs = {pool.submit(timed, path): path.stem for path in paths}
+        for number, done in enumerate(as_completed(runs), start=1):
+            name = runs[done]
+            waiting.remove(name)
+            place = f"[{number}/{len(paths)}] {name}"
+            try:
+                seconds[name] = done.result()
+            except ChapterError as error:
+                failed.append(name)
+                print(f"{place} failed\nchapter {name}: {error}", flush=True)
+                if not goes_on:
+                    pool.shutdown(cancel_futures=True)
+                    break
+            else:
+                print(f"{place} {seconds[name]:.1f} s{still(waiting, seconds, workers)}", flush=True)
+    SECONDS.parent.mkdir(exist_ok=True)
+    SECONDS.write_text(json.dumps(seconds))
     return failed
 
 
+def last_seconds() -> dict[str, float]:
+    """How long each chapter took when it ran last on this machine."""
+    seconds: dict[str, float] = json.loads(SECONDS.read_text()) if SECONDS.exists() else {}
+    return seconds
+
+
+def still(waiting: list[str], seconds: dict[str, float], workers: int) -> str:
+    """What is still to come and, if all of it ran here before, for how long."""
+    if not waiting:
+        return ""
+    left = [seconds.get(name) for name in waiting]
+    known = [s for s in left if s is not None]
+    about = f", about {sum(known) / workers:.0f} s" if len(known) == len(left) else ""
+    return f" (still {', '.join(waiting)}{about})"
+
+
 def main() -> int:
-    """Run the chapters; stop at a failure, because later ones build on it."""
+    """Run the chapters, the long ones at the end of the book first; stop at a failure.
+
+    Where models are written, the chapters that train them go before all others.
+    """
     parser = argparse.ArgumentParser(description="Run chapters and store their outputs.")
     parser.add_argument("root", type=Path)
     parser.add_argument("chapters", nargs="*", metavar="CHAPTER", help="default: all")
     options = parser.parse_args()
-    paths, start = notebooks(options.root, options.chapters), time.monotonic()
-    if each(paths, lambda path: write_notebook(run(path), path)):
-        return 1
+    paths, start = notebooks(options.root, options.chapters)[::-1], time.monotonic()
+    trains = [path for path in paths if os.environ.get("DDPM_NB_WRITE_WEIGHTS") and "save_file(" in path.read_text()]
+    for group in (trains, [path for path in paths if path not in trains]):
+        if each(group, lambda path: write_notebook(run(path), path), workers=WORKERS):
+            return 1
     if options.root == Path("."):  # `make book` has its own last line, and runs copies
         seconds = time.monotonic() - start
         print(f"make execute: {len(paths)} chapters run in {seconds:.0f} s: outputs stored in book/")
