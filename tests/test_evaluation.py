@@ -33,6 +33,7 @@ from ddpm_nb.evaluation import (
     progressive,
     rate_distortion,
     shared_latents,
+    tanh_cdf,
 )
 from ddpm_nb.forward import Schedule, q_sample
 from ddpm_nb.likelihood import GaussianMixture
@@ -132,6 +133,15 @@ def test_the_tanh_decoder_is_the_originals(sigma: float) -> None:
     exact = discretized_log_prob(torch.tensor(x.copy()), torch.tensor(means), sigma**2)
     difference = (got.exp() - exact.exp()).abs().max()
     assert 1e-9 < difference < 4e-4  # twice the formula's error, and not the same
+
+
+@pytest.mark.equation("def-tanh-cdf")
+def test_the_tanh_formula_is_nearly_the_distribution_function() -> None:
+    """Itself, and not only its differences: a half at 0, and within the 0.00018 that the page names."""
+    z = torch.linspace(-8, 8, 4001, dtype=F64)
+    assert tanh_cdf(z[2000]) == 0.5
+    apart = float((tanh_cdf(z) - torch.special.ndtr(z)).abs().max())
+    assert apart == pytest.approx(0.00018, abs=5e-6)
 
 
 def test_the_decoder_refuses_nonsense() -> None:
@@ -943,6 +953,7 @@ def test_the_blocks_are_the_quadratic_ones() -> None:
     assert bits.t.amax(1).tolist() == pytest.approx([64, 251, 563, 1000], abs=2)
 
 
+@pytest.mark.equation("def-tanh-cdf")
 def test_the_decoder_s_name_reaches_it() -> None:
     exact, tanh = (
         bits_per_dim(

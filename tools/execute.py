@@ -72,9 +72,7 @@ def run(path: Path, kernel: str = "python3", env: dict[str, str] | None = None) 
     return notebook
 
 
-def each(
-    paths: list[Path], work: Callable[[Path], object], *, goes_on: bool = False, workers: int = 1
-) -> list[str]:
+def each(paths: list[Path], work: Callable[[Path], object], *, goes_on: bool = False, workers: int = 1) -> list[str]:
     """Do the work for each chapter, one line each; which of them failed. The first ends it, unless it goes on."""
     failed, waiting, seconds = list[str](), [path.stem for path in paths], last_seconds()
 
