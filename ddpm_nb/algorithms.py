@@ -942,6 +942,7 @@ def drop_labels(
 # digit_schedule = Schedule.cosine(T=500)
 # unet = UNet.digits()
 # average = AveragedModel(unet, multi_avg_fn=get_ema_multi_avg_fn(0.995))
+# optimizer = torch.optim.Adam(unet.parameters(), lr=2e-3, fused=True)
 # STEPS, whole = 10_000, os.environ.get("DDPM_NB_WRITE_WEIGHTS") == "1"
 # one_cycle = torch.optim.lr_scheduler.LambdaLR(
 #     optimizer,
