@@ -896,13 +896,17 @@ def drop_labels(
         y: (B,) int64 labels.
         null: the null label; for a `UNet` its `num_classes`.
         share: how likely each label is to be dropped, in [0, 1].
-        generator: a generator on y's device; torch's global one if None.
+        generator: where the choice comes from; torch's global one if None.
+
+    Raises:
+        ValueError: if the share is not in [0, 1].
 
     Source: Ho and Salimans (2022), Algorithm 1.
     """
-    drawn = torch.rand(y.shape, generator=generator, device=y.device)
     check.number("share", share, "in [0, 1]", lambda p: 0 <= p <= 1)
-    return torch.where(drawn < share, null, y)
+    at = y.device if generator is None else generator.device
+    drawn = torch.rand(y.shape, generator=generator, device=at)
+    return torch.where(brought(drawn, y.device) < share, null, y)
 
 
 # %% [markdown]

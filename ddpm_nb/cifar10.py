@@ -579,7 +579,7 @@ def digits_config() -> TrainConfig:
 #
 # <details><summary>Solution</summary>
 #
-# $1/(1-0.995) = 200$ updates, of 2,400: a twelfth of the run.
+# $1/(1-0.995) = 200$ updates, of 10,000: a fiftieth of the run.
 #
 # </details>
 

@@ -107,6 +107,16 @@ class On:
             self.levels, self.x, 0.3, levels=17, decoder=decoder
         )
 
+    def guided(self) -> Tensor:
+        sizes = {**ddpm.UNet.digits().config, "channels": 8, "num_classes": 3}
+        torch.manual_seed(0)
+        network = ddpm.UNet(**sizes)
+        for weight in network.parameters():
+            nn.init.normal_(weight, std=0.2)
+        y = self.put(torch.tensor([0, 2, 3]))
+        with torch.no_grad():
+            return ddpm.Guided(network.to(self.device), y, 0.5)(self.x, self.t)
+
     def vae(self) -> list[Tensor]:
         model = ddpm.LinearGaussianVAE(self.points, self.points[:, 0], 0.3)
         x = model.sample(4, self.generator())
@@ -192,6 +202,8 @@ CASES: dict[str, Callable[[On], Any]] = {
     "simple_loss": lambda on: ddpm.simple_loss(on.model, on.levels, on.schedule, on.generator()),
     "vlb_weight": lambda on: ddpm.vlb_weight(on.t, on.schedule),
     "minibatches": lambda on: next(ddpm.minibatches(on.levels, 2, on.generator())),
+    "drop_labels": lambda on: ddpm.drop_labels(on.t, 9, 0.5, on.generator()),
+    "Guided": On.guided,
     "train": On.trained,
     "sample": lambda on: ddpm.sample(on.model, SHAPE, on.schedule, clip=True, generator=on.generator()),
     "sample_steps": lambda on: on.walk(ddpm.sample_steps, SHAPE, on.schedule),
