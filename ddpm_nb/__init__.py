@@ -65,6 +65,8 @@ if TYPE_CHECKING:
         ddim_sample as ddim_sample,
         ddim_sample_steps as ddim_sample_steps,
         ddim_sigma as ddim_sigma,
+        log_snr_timesteps as log_snr_timesteps,
+        multistep as multistep,
         respace as respace,
         strided as strided,
         timesteps as timesteps,

@@ -220,6 +220,7 @@ CASES: dict[str, Callable[[On], Any]] = {
     "respace": lambda on: ddpm.respace(on.schedule, (6, 3, 0)).beta,
     "ancestral": lambda on: on.walk(ddpm.sample_steps, SHAPE, on.schedule, ddpm.ancestral("small")),
     "ddim": lambda on: on.walk(ddpm.sample_steps, SHAPE, on.schedule, ddpm.ddim(0.5), (6, 3, 0)),
+    "multistep": lambda on: on.walk(ddpm.sample_steps, SHAPE, on.schedule, ddpm.multistep(), (6, 3, 1, 0)),
     "strided": lambda on: on.walk(ddpm.sample_steps, SHAPE, on.schedule, ddpm.strided(), (6, 3, 0)),
     "bits_per_dim": lambda on: [on.bits(decoder=decoder).total for decoder in ("exact", "tanh", "continuous")],
     "BitsPerDim": lambda on: [on.bits(num_timesteps=2).mean, *on.bits(num_timesteps=2).interval],

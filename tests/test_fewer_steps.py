@@ -22,7 +22,7 @@ from samplers import (
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from ddpm_nb.algorithms import Rule, Step, sample
+from ddpm_nb.algorithms import Rule, Step, sample, sample_steps
 from ddpm_nb.fewer_steps import (
     ddim,
     ddim_encode,
@@ -30,6 +30,8 @@ from ddpm_nb.fewer_steps import (
     ddim_sample,
     ddim_sample_steps,
     ddim_sigma,
+    log_snr_timesteps,
+    multistep,
     respace,
     strided,
     timesteps,
@@ -361,7 +363,9 @@ def test_a_sigma_out_of_range_is_no_rounding_in_float32_either() -> None:
             ddim_mean(x, x, 30, 12, rounded, sigma)
 
 
-@pytest.mark.parametrize("rule", [ddim(), ddim(1.0), strided(), strided("small")])
+@pytest.mark.parametrize(
+    "rule", [ddim(), ddim(1.0), multistep(), strided(), strided("small")]
+)
 def test_no_step_waits_for_the_device(rule: Rule) -> None:
     """On a device that counts who looks at a number: six steps look as often as three."""
     waits = []
@@ -960,3 +964,206 @@ def test_every_point_of_a_walk_keeps_the_type_it_began_with(dtype: torch.dtype) 
         for step in (*begun, *asked):
             assert step.x.dtype == step.x_0_hat.dtype == dtype
     assert ddim_encode(network, X.to(dtype), FORTY, 4).dtype == dtype
+
+
+# --- second order
+
+
+BUMPS = ([0.3, 0.7], [-1.0, 0.6], 0.2)
+
+
+def best_picture(x: np.ndarray, phi: float) -> np.ndarray:
+    """E[x_0 | x] for two bumps, by Bayes' rule on their weights."""
+    weights, means, std = (np.asarray(v)[..., None] for v in BUMPS)
+    signal, noise = np.cos(phi), np.sin(phi)
+    var = signal**2 * std**2 + noise**2
+    share = weights * np.exp(-((x - signal * means) ** 2) / (2 * var))
+    inside = means + signal * std**2 / var * (x - signal * means)
+    return (share * inside).sum(0) / share.sum(0)
+
+
+@pytest.mark.equation("eq-exponential-integral")
+@pytest.mark.parametrize(("start", "stop"), [(1.5, 1.0), (1.0, 0.3), (1.4, 0.1)])
+def test_the_flow_is_an_integral_of_the_picture_in_lambda(
+    start: float, stop: float
+) -> None:
+    """Solve dx/dphi = v numerically; integrate the pictures along that curve by quadrature."""
+    from scipy.integrate import quad, solve_ivp
+
+    curve = solve_ivp(
+        lambda phi, x: (np.cos(phi) * x - best_picture(x, phi)) / np.sin(phi),
+        (start, stop),
+        [0.4],
+        rtol=1e-11,
+        atol=1e-12,
+        dense_output=True,
+    ).sol
+
+    def integrand(level: float) -> float:
+        phi = np.arctan2(1, np.exp(level))
+        return float(np.exp(level) * best_picture(curve(phi), phi)[0])
+
+    ends = [float(-np.log(np.tan(phi))) for phi in (start, stop)]
+    area = quad(integrand, *ends, epsabs=1e-11)[0]
+    x = np.sin(stop) * (0.4 / np.sin(start) + area)
+    assert x == pytest.approx(curve(stop)[0], abs=1e-8)
+
+
+@pytest.mark.equation("eq-first-order")
+@pytest.mark.parametrize(("t", "s"), [(40, 30), (30, 12), (12, 1)])
+def test_ddim_solves_the_flow_whose_picture_stays(t: int, s: int) -> None:
+    """The differential equation with a fixed picture, solved numerically."""
+    from scipy.integrate import solve_ivp
+
+    x_0, x_t = 0.7, -1.3
+    phi = FORTY.alpha_bar.sqrt().arccos()
+    end = solve_ivp(
+        lambda phi, x: (np.cos(phi) * x - x_0) / np.sin(phi),
+        (float(phi[t]), float(phi[s])),
+        [x_t],
+        rtol=1e-11,
+        atol=1e-12,
+    ).y[0, -1]
+    x = torch.tensor([[x_t]], dtype=F64)
+
+    def model(x: Tensor, times: Tensor) -> Tensor:
+        bar = FORTY.alpha_bar[times][:, None]
+        return (x - bar.sqrt() * x_0) / (1 - bar).sqrt()
+
+    step = sample(model, (1, 1), FORTY, ddim(), (t, s), x_T=x)
+    assert step.item() == pytest.approx(end, abs=1e-8)
+    assert torch.allclose(ddim_mean(x * 0 + x_0, x, t, s, FORTY), step)
+
+
+@pytest.mark.equation("eq-multistep")
+def test_a_picture_on_a_straight_line_is_integrated_to_third_order() -> None:
+    """Against quadrature of the integral: half as long a step, an eighth of the error."""
+    from scipy.integrate import quad
+
+    def error(k: float) -> float:
+        levels = np.array([0.3 - 0.8 * k, 0.3, 0.3 + k])  # of r, t, s
+        bar = torch.tensor(1 / (1 + np.exp(-2 * levels[::-1].copy())), dtype=F64)
+        table = Schedule(1 - bar / torch.cat([torch.ones(1, dtype=F64), bar[:-1]]))
+
+        def model(x: Tensor, t: Tensor) -> Tensor:  # its picture is 2 - lambda
+            bar = table.alpha_bar[t][:, None]
+            return (x - bar.sqrt() * (2 - bar.logit() / 2)) / (1 - bar).sqrt()
+
+        x_r = torch.ones(1, 1, dtype=F64)
+        walk = sample_steps(model, (1, 1), table, multistep(), (3, 2, 1), x_T=x_r)
+        x_t, x_s = (step.x.item() for step in walk)
+        noise_t, noise_s = (1 / (1 + np.exp(2 * levels[1:]))) ** 0.5
+        area = quad(lambda v: np.exp(v) * (2 - v), *levels[1:], epsabs=1e-14)[0]
+        return x_s - noise_s * (x_t / noise_t + area)
+
+    errors = [error(k) for k in (0.2, 0.1, 0.05)]
+    for a, b in pairwise(errors):
+        assert a / b == pytest.approx(8, rel=0.1)
+
+
+def even_in_lambda(steps: int) -> Schedule:
+    """Times 1 ... steps + 1, even in the log signal-to-noise ratio between two levels."""
+    high, low = torch.tensor([0.9999, 4e-5], dtype=F64).logit()
+    bar = torch.linspace(float(high), float(low), steps + 1, dtype=F64).sigmoid()
+    return Schedule(1 - bar / torch.cat([torch.ones(1, dtype=F64), bar[:-1]]))
+
+
+CIRCLE = [[1.5 * math.sin(a), 1.5 * math.cos(a)] for a in np.arange(5) * 0.4 * math.pi]
+SHARES = [0.10, 0.15, 0.20, 0.25, 0.30]
+
+
+@pytest.mark.equation("eq-first-order")
+@pytest.mark.equation("eq-multistep")
+@pytest.mark.parametrize(
+    ("mixture", "reference"),
+    [
+        (GaussianMixture(SHARES, CIRCLE, [0.25] * 5), 4000),
+        (GaussianMixture(SHARES, CIRCLE, [0.05] * 5), 4000),
+        (GaussianMixture([0.3, 0.7], [[-1.0], [1.0]], [0.1, 0.1]), 20_000),
+    ],
+    ids=["ring", "thin ring", "pair"],
+)
+def test_ddim_has_order_one_and_multistep_order_two(
+    mixture: GaussianMixture, reference: int
+) -> None:
+    """Median error at the same level of noise, against many steps; slopes from 80 to 160 to 320 steps."""
+    x_T = torch.randn(200, mixture.means.shape[1], dtype=F64, generator=generator())
+
+    def end(rule: Rule, steps: int) -> Tensor:
+        table = even_in_lambda(steps)
+        model, times = optimal_noise(mixture, table), range(steps + 1, 0, -1)
+        return sample(model, x_T.shape, table, rule, times, x_T=x_T)
+
+    truth = end(multistep(), reference)
+    for rule, order in ((ddim(), 1), (multistep(), 2)):
+        ends = [end(rule, steps) for steps in (80, 160, 320)]
+        errors = [float((x - truth).norm(dim=1).median()) for x in ends]
+        for a, b in pairwise(errors):
+            assert math.log2(a / b) == pytest.approx(order, abs=0.1)
+
+
+@pytest.mark.equation("eq-multistep")
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 20])
+@pytest.mark.parametrize("schedule", [Schedule.linear(), Schedule.cosine()])
+def test_multistep_is_that_of_diffusers(schedule: Schedule, steps: int) -> None:
+    """With their float32 tables replaced by float64 ones: the same x, step by step, to 1e-5."""
+    from diffusers import DPMSolverMultistepScheduler
+
+    scheduler = DPMSolverMultistepScheduler(
+        solver_order=2, algorithm_type="dpmsolver++", solver_type="midpoint"
+    )
+    mixture = GaussianMixture([0.4, 0.6], [[-1.0, 0.5], [1.0, -0.3]], [0.3, 0.4])
+    model, times = optimal_noise(mixture, schedule), log_snr_timesteps(schedule, steps)
+    scheduler.set_timesteps(timesteps=[t - 1 for t in times[:-1]])
+    scheduler.sigmas = (-schedule.log_snr[list(times)] / 2).exp()
+    x = torch.randn(6, 2, dtype=F64, generator=generator())
+    ours = sample_steps(model, (6, 2), schedule, multistep(), times, x_T=x)
+    for step, t in zip(ours, times, strict=False):
+        noise = model(x, torch.full((6,), t))
+        x = scheduler.step(noise, t - 1, x).prev_sample
+        assert_close(step.x, x, rtol=0, atol=1e-5)
+    assert step.t == 0
+
+
+def test_multistep_goes_down_only() -> None:
+    with pytest.raises(ValueError, match="s: expected a time below t = 3"):
+        sample(network, (3, 2), FORTY, multistep(), (3, 9))
+
+
+@given(st.integers(1, 300), st.data())
+def test_times_in_lambda_fall_between_their_ends(T: int, data: st.DataObject) -> None:
+    schedule = data.draw(st.sampled_from([Schedule.cosine(T), FORTY]))
+    level = [math.log(float(a / (1 - a))) / 2 for a in schedule.alpha_bar[1:]]
+    low, high = sorted(data.draw(st.tuples(*[st.floats(-9, 9)] * 2)))
+    if high - low < 1e-3:
+        high += 1
+    first, last = (
+        1 + min(range(len(level)), key=lambda i: abs(level[i] - end))
+        for end in (low, high)
+    )
+    steps = data.draw(st.integers(1, first - last + 1))
+    times = log_snr_timesteps(schedule, steps, low, high)
+    assert len(times) == steps + 1
+    assert (times[0], times[-1]) == (first, 0)
+    assert all(t > s for t, s in pairwise(times))
+    assert times[-2] == (last if steps > 1 else first)
+    with pytest.raises(
+        ValueError, match=rf"steps: expected 1 \.\.\. {first - last + 1}"
+    ):
+        log_snr_timesteps(schedule, first - last + 2, low, high)
+
+
+def test_times_in_lambda_are_even_where_there_is_room() -> None:
+    schedule = Schedule.cosine(T=500)
+    times = log_snr_timesteps(schedule, 10)
+    level = schedule.log_snr / 2
+    wanted = torch.linspace(-4, 3, 10, dtype=F64)
+    for t, value in zip(times[:-1], wanted, strict=True):
+        off = (level[t] - value).abs()
+        assert off <= (level[t - 1] - value).abs()
+        assert off <= (level[t + 1] - value).abs()
+    with pytest.raises(ValueError, match="low: expected a number below high = 3"):
+        log_snr_timesteps(schedule, 10, low=3.0)
+    with pytest.raises(TypeError, match="steps: expected an int"):
+        log_snr_timesteps(schedule, 10.0)

@@ -29,7 +29,9 @@ def symbols(tex: str) -> set[str]:
     """
     tex = re.sub(r"(?<!_)\\text\{(?:[^{}$]|\{[^}]*\}|\$[^$]*\$)*\}", " ", tex)
     tex = re.sub(r"\\(?:begin|end)\{\w+\}|\[\d\.\d*ex\]", " ", tex)
-    tex = re.sub(r"\\frac\{d\}\{d|(?<![A-Za-z])d(?=[xz])", " ", tex)  # d/dx, dx
+    tex = re.sub(
+        r"\\frac\{d\}\{d|(?<![A-Za-z])d(?=[xz]|\\lambda)", " ", tex
+    )  # d/dx, dx
     # First the star, then the index.
     tex = re.sub(r"(_(?:\w|\{[^}]*\}))\^\*", r"^*\1", tex.replace("^{*", "^*{"))
     names = re.compile(r"\\(?:operatorname|mathrm)\{(\w+)\}")
