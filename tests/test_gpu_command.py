@@ -159,6 +159,7 @@ def test_shares_are_of_the_peak_in_the_same_precision() -> None:
         ],
         "training": [
             row("bf16", value=8000.0, unit="pictures/s", precision="bf16", tflops=300.0, memory=20.0),
+            row("float32", value=700.0, precision="float32", tflops=30.0),
             row("fp16", note="OutOfMemoryError: 2 | 3", failed=True),
         ],
         "sampling": [row("bf16", value=1000.0, precision="bf16")],
@@ -170,6 +171,7 @@ def test_shares_are_of_the_peak_in_the_same_precision() -> None:
     text = gpu.page(result)
     assert "**A card, 2026-01-02.** torch 9." in text
     assert "| bf16 | 8,000 pictures/s | 300 | 50% | 75% | 20.00 GB |  |" in text
+    assert "| float32 | 700 | 30 | 60% |  |  |  |" in text
     assert "| fp16 |  |  |  |  |  | **failed** OutOfMemoryError: 2 / 3 |" in text
     assert "at least 6,000 pictures/s (224 TFLOP/s) | 8,000 pictures/s |" in text
     assert "at most 60 s | 50 s |" in text
