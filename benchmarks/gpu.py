@@ -517,14 +517,14 @@ def goals(result: dict[str, Any] | None) -> str:
         ),
     )
     measured = f"on {result['card']}" if result else "measured"
-    lines = [f"| | goal | {measured} |", "|---|---|---|"]
+    lines = [f"| what | goal | {measured} |", "|---|---|---|"]
     return "\n".join(lines + [f"| {' | '.join(cell)} |" for cell in cells])
 
 
 def table(result: dict[str, Any]) -> str:
     """Return what was measured, in Markdown."""
     lines = [
-        "| part | what | measured | TFLOP/s | of the matrix product | of the convolution | memory | |",
+        "| part | what | measured | TFLOP/s | of the matrix product | of the convolution | memory | remark |",
         "|---|---|---|---|---|---|---|---|",
     ]
     peaks = [
