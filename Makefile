@@ -1,6 +1,6 @@
 # Every command of the book. `make` alone lists them. Works with GNU make 3.81, which macOS still ships.
 .DEFAULT_GOAL := help
-.PHONY: help setup book test sync execute html pdf serve check bench mutants standalone bench-site links spelling package lock address clean
+.PHONY: help setup book test sync execute html pdf serve check bench gpu mutants standalone bench-site links spelling package lock address clean
 
 # The first of these that is new enough makes .venv; 3.14 comes last because it is newer than those that the tests run on.
 PYTHON ?= python3
@@ -113,6 +113,10 @@ check: setup ## the fast checks: pairs, lint, types, spelling, links, alt text
 
 bench: setup ## time the U-Net side by side with diffusers (or BENCH="train --rounds 3", BENCH=--ablate)
 	@$(PY) -m benchmarks $(BENCH)
+
+gpu: setup ## test and time everything on this machine's GPU, at most 20 minutes (or PARTS="peak,training")
+	@env $(if $(CUDA_VISIBLE_DEVICES),,-u CUDA_VISIBLE_DEVICES) -u ACCELERATE_TORCH_DEVICE \
+		$(PY) -m benchmarks.gpu $(if $(PARTS),--only $(PARTS))
 
 mutants: setup ## break the package in every small way and see a test fail (hours; goes on where it stopped; or ROOMS="loss vae:rest")
 	@$(PY) -m tools.mutants $(ROOMS)

@@ -1,13 +1,14 @@
-"""Every public function, training, resuming and sampling, on a real accelerator (see conftest.py)."""
+"""Every public function, training, resuming and sampling, on a real accelerator (see conftest.py).
+
+Speed is measured by `make gpu`, which runs these tests, too.
+"""
 
 import json
 import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,6 @@ import ddpm_nb as ddpm
 
 ROOT = Path(__file__).resolve().parents[2]
 Row = Callable[[str, str], None]
-
-
-def finish(kind: str) -> None:
-    """Wait until the device has done what it was told."""
-    if kind != "cpu":
-        getattr(torch, kind).synchronize()
 
 
 def apart(mine: Tensor, theirs: Tensor) -> float:
@@ -129,55 +124,6 @@ def test_memory_layout_changes_nothing(kind: str) -> None:
         for choice in (True, False)
     ]
     assert apart(*found) < 1e-4
-
-
-def bench(kind: str) -> ddpm.TrainConfig:
-    """The paper's run; on a CPU, where it would take minutes, a small one."""
-    return ddpm.cifar10_config() if kind != "cpu" else small(batch_size=8)
-
-
-@pytest.mark.parametrize(
-    "choice",
-    [{}, {"channels_last": False}, {"precision": "bf16"}, {"precision": "fp16"}],
-)
-def test_time_of_an_update(kind: str, choice: dict[str, Any], row: Row) -> None:
-    config = replace(bench(kind), **choice)
-    pictures = torch.randint(
-        0, 256, (256, 3, 32, 32), generator=torch.Generator().manual_seed(0)
-    ).byte()
-    trainer = ddpm.Trainer(config, pictures)
-    for _ in range(3):
-        trainer.step()
-    finish(kind)
-    start, n = time.perf_counter(), 10
-    for _ in range(n):
-        update = trainer.step()
-    finish(kind)
-    seconds = (time.perf_counter() - start) / n
-    what = (
-        ", ".join(f"{name} {value}" for name, value in choice.items())
-        or "float32, channels_last"
-    )
-    speed = (
-        f"{1000 * seconds:.0f} ms, {config.batch_size / seconds:.0f} pictures a second"
-    )
-    row(f"update of {config.batch_size}, {what}", speed)
-    if kind == "cuda":
-        row(f"memory, {what}", f"{torch.cuda.max_memory_allocated() / 1e9:.2f} GB")
-        torch.cuda.reset_peak_memory_stats()
-    assert update.loss.isfinite()
-
-
-def test_time_of_a_picture(kind: str, row: Row) -> None:
-    network = bench(kind).network(3).to(kind)
-    schedule, n = ddpm.Schedule.linear().to(kind), 64 if kind != "cpu" else 2
-    for seconds in (0.0, 0.0):  # the first run warms up
-        start = time.perf_counter()
-        drawn = ddpm.ddim_sample(network, (n, 3, 32, 32), schedule, 20)
-        finish(kind)
-        seconds = time.perf_counter() - start
-    row(f"DDIM, 20 steps, {n} pictures", f"{seconds:.2f} s")
-    assert drawn.isfinite().all()
 
 
 def test_the_command_line_uses_the_device(kind: str, tmp_path: Path) -> None:
