@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._inductor import config as inductor
 
 from benchmarks.ceiling import bare
 from ddpm_nb import _layers, unet
@@ -176,6 +177,8 @@ def stepper(candidate: Candidate, task: str, batch: int) -> Callable[[], None]:
     if candidate.compiled:
         # Dynamo looks into a cached function of diffusers and says so, in forty lines.
         warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools")
+        # A profile then names the kernels.
+        inductor.cpp.enable_kernel_profile = True
     run = torch.compile(network) if candidate.compiled else network
 
     def predict() -> Tensor:
