@@ -466,12 +466,10 @@ class UNet(nn.Module):
             num_classes=num_classes,
         )
         size = SimpleNamespace(**self.config)
-        self.in_channels, self.channels = size.in_channels, size.channels
-        self.num_classes = size.num_classes
-        self.provenance = "new"
+        self.in_channels, self.num_classes = size.in_channels, size.num_classes
+        self.channels, self.provenance = size.channels, "new"
         time_channels = 4 * size.channels
         widths = [m * size.channels for m in size.channel_mult]
-
         self.time = nn.Sequential(
             xavier(nn.Linear(size.channels, time_channels)),
             nn.SiLU(),
