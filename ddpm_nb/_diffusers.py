@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from ddpm_nb import _checks as check
 from ddpm_nb.forward import Schedule, per_image
 from ddpm_nb.loss import v_to_noise
+
+# Height and width of pictures, or one number for both.
+Size: TypeAlias = int | tuple[int, int] | None
 
 CONFIG_FILE = "config.json"
 SCHEDULER_FILE = "scheduler_config.json"

@@ -517,7 +517,6 @@ class UNet(nn.Module):
         time = self.time(time_embedding(t, self.channels).to(x.dtype))
         if (y := check.labels(y, t, self.num_classes)) is not None:
             time = time + self.label(y)
-        # Each block would apply the same activation: once is enough.
         h = run_u(self.down, self.middle, self.up, self.stem(x), F.silu(time))
         return self.head(F.silu(self.norm(h))).to(x_t.dtype)
 
@@ -563,9 +562,7 @@ class UNet(nn.Module):
         """
         return _diffusers.load_unet(cls, source)
 
-    def save_diffusers(
-        self, folder: str | Path, size: int | tuple[int, int] | None = None
-    ) -> None:
+    def save_diffusers(self, folder: str | Path, size: _diffusers.Size = None) -> None:
         """Write the two files that `UNet2DModel.from_pretrained(folder)` reads.
 
         Args:

@@ -239,7 +239,8 @@ ELSEWHERE = {
     "ChainBound", "ddim_sigma", "train_steps", "clip_gradients", "load_network", "RateDistortion",
     "Trainer", "TrainConfig", "fit", "save_checkpoint", "load_checkpoint",
     "Prediction", "Step", "TrainStep",  # records
-    "learning_rate", "timesteps", "log_snr_timesteps", "inception",  # numbers; a network of others, which is told its device
+    "log_snr_timesteps",
+    "learning_rate", "timesteps", "inception",  # numbers; a network of others, which is told its device
     "Labelled", "cifar10_config", "digits_config", "load_cifar10", "load_digits", "load_folder",  # files, to the CPU
 }  # fmt: skip
 
