@@ -424,6 +424,12 @@ def test_a_folder_s_pictures_are_read_in_colour_or_grey(tmp_path: Path) -> None:
         assert data.images.shape == (1, channels, 8, 8)
 
 
+def evaluation(folder: Path) -> list[str]:
+    """The command that judges a network on the folder's own pictures, but for the network."""
+    data = str(folder / "mine")
+    return ["evaluate", "--data", data, "--size", "8", "--num-timesteps", "2"]
+
+
 def test_a_network_of_nan_is_no_result(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -437,16 +443,7 @@ def test_a_network_of_nan_is_no_result(
     out = folder / "sheet.png"
     given = ["--network", str(path), "--out"]
     assert _cli.main(["sample", *given, str(out), "--count", "2"]) == 2
-    base = [
-        "evaluate",
-        "--data",
-        str(folder / "mine"),
-        "--size",
-        "8",
-        "--num-timesteps",
-        "2",
-    ]
-    assert _cli.main([*base, *given, str(folder / "bits.json")]) == 2
+    assert _cli.main([*evaluation(folder), *given, str(folder / "bits.json")]) == 2
     assert capsys.readouterr().err.count("gives NaN or infinity") == 2
     assert not out.exists() and not (folder / "bits.json").exists()
 
@@ -459,16 +456,7 @@ def test_results_never_replace_the_network(
     before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
     (folder / "dir.png").mkdir()
     sample = ["sample", "--network", str(run), "--count", "2", "--out"]
-    base = [
-        "evaluate",
-        "--data",
-        str(folder / "mine"),
-        "--size",
-        "8",
-        "--num-timesteps",
-        "2",
-    ]
-    evaluate = [*base, "--network", str(run), "--out"]
+    evaluate = [*evaluation(folder), "--network", str(run), "--out"]
     for command in (
         [*sample, str(run / "config.png")],  # beside it, .json would be the run's own
         [*sample, str(folder / "dir.png")],
