@@ -1165,12 +1165,15 @@ def drop_labels(
 # A perfect network's noise is $-\sqrt{1-\bar\alpha_t}$ times such a gradient (Eq. [score](#eq-score)). So the difference of its two answers, with the label and without, is the direction in which the label becomes more likely. *Guidance* goes further in that direction than the label alone asks, by a factor $1+w$:
 #
 # $$
-# \tilde\varepsilon(x_t,t,y) = \varepsilon_\theta(x_t,t,y) + w\,\bigl(\varepsilon_\theta(x_t,t,y)-\varepsilon_\theta(x_t,t)\bigr) = -\sqrt{1-\bar\alpha_t}\;\nabla\bigl[\log q_t(x_t) + (1+w)\log q_t(y\mid x_t)\bigr] .
+# \begin{aligned}
+# \tilde\varepsilon(x_t,t,y) &= \varepsilon_\theta(x_t,t,y) + w\,\bigl(\varepsilon_\theta(x_t,t,y)-\varepsilon_\theta(x_t,t)\bigr) \\
+# &= -\sqrt{1-\bar\alpha_t}\;\nabla\bigl[\log q_t(x_t) + (1+w)\log q_t(y\mid x_t)\bigr] .
+# \end{aligned}
 # $$ (eq-guidance)
 #
 # The second equality holds for the perfect network. With $w=0$ this is the label's own noise. With $w>0$ the pictures are more clearly what was asked for, and less varied. There is a price: the distributions $q_t(x_t)\,q_t(y\mid x_t)^{1+w}$, one for each $t$, are not those of one forward process that starts from any data. So no derivation says what a guided chain draws in the end; one has to look.
 #
-# A guided network is a network again, noise = model(x_t, t). No sampler needs to know.
+# A guided network is a network again, `noise = model(x_t, t)`. No sampler needs to know.
 
 # %%
 class Guided(nn.Module):
