@@ -59,6 +59,7 @@ if TYPE_CHECKING:
         shared_latents as shared_latents,
     )
     from ddpm_nb.fewer_steps import (
+        analytic as analytic,
         ddim as ddim,
         ddim_encode as ddim_encode,
         ddim_mean as ddim_mean,
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
         respace as respace,
         strided as strided,
         timesteps as timesteps,
+        x_0_error as x_0_error,
     )
     from ddpm_nb.forward import (
         Schedule as Schedule,

@@ -6,7 +6,7 @@ numbers on the CPU; not at numbers on an accelerator, because the computer would
 
 import operator
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Protocol, SupportsIndex, TypeVar
 
@@ -314,6 +314,15 @@ def falling(name: str, given: Sequence[int], schedule: Tables) -> Sequence[int]:
             f"{name}: expected whole numbers that fall from at most {schedule.T} to 0, got {tuple(given)}"
         )
     return given
+
+
+def known(name: str, values: Mapping[int, float], t: int) -> float:
+    """Return what was measured at the time t."""
+    if t not in values:
+        raise ValueError(
+            f"{name}: expected the value at t = {t} too, got those at {sorted(values)}"
+        )
+    return values[t]
 
 
 def some_signal(name: str, beta: Tensor) -> Tensor:

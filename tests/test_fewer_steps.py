@@ -24,6 +24,7 @@ from torch.testing import assert_close
 
 from ddpm_nb.algorithms import Rule, Step, sample, sample_steps
 from ddpm_nb.fewer_steps import (
+    analytic,
     ddim,
     ddim_encode,
     ddim_mean,
@@ -35,6 +36,7 @@ from ddpm_nb.fewer_steps import (
     respace,
     strided,
     timesteps,
+    x_0_error,
 )
 from ddpm_nb.forward import Schedule
 from ddpm_nb.likelihood import GaussianMixture, gaussian_kl
@@ -1167,3 +1169,72 @@ def test_times_in_lambda_are_even_where_there_is_room() -> None:
         log_snr_timesteps(schedule, 10, low=3.0)
     with pytest.raises(TypeError, match="steps: expected an int"):
         log_snr_timesteps(schedule, 10.0)
+
+
+# --- the analytic variance
+
+
+def pair_and_a_bad_network() -> tuple[GaussianMixture, Callable[..., Tensor]]:
+    pair = GaussianMixture([0.3, 0.7], [[-0.9], [0.6]], [0.2, 0.3])
+    perfect = optimal_noise(pair, FORTY)
+    return pair, lambda x, t: 0.8 * perfect(x, t) + 0.1 * x
+
+
+@pytest.mark.equation("eq-analytic-variance")
+@pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize(("t", "s"), [(30, 12), (12, 5), (3, 2)])
+def test_the_analytic_variance_is_the_mean_square_of_what_the_mean_misses(
+    clip: bool, t: int, s: int
+) -> None:
+    """Walk the forward chain by Gauss-Hermite quadrature, and look how far x_s lies from the sampler's mean."""
+    pair, model = pair_and_a_bad_network()
+    nodes, shares = np.polynomial.hermite_e.hermegauss(60)
+    shares = shares / shares.sum()
+    e_0, e_s, e_t = np.meshgrid(nodes, nodes, nodes, indexing="ij")
+    weights = np.einsum("i,j,k->ijk", shares, shares, shares)
+    bar_s, bar_t = FORTY.alpha_bar[s].item(), FORTY.alpha_bar[t].item()
+    squares, error = (
+        0.0,
+        x_0_error(
+            model,
+            pair.sample(100_000, generator()).double(),
+            FORTY,
+            (t, 0),
+            clip=clip,
+            generator=generator(1),
+        ),
+    )
+
+    def go(x_t: np.ndarray, noise: float) -> np.ndarray:
+        """The sampler's step from x_t to x_s, with this noise."""
+        x = torch.tensor(x_t.reshape(-1, 1))
+        step = sample(
+            model,
+            x.shape,
+            FORTY,
+            analytic(error),
+            (t, s),
+            x_T=x,
+            clip=clip,
+            generator=lambda images, t: x.new_full(x.shape, noise),
+        )
+        return step.numpy().reshape(x_t.shape)
+
+    for share, mean, std in zip(pair.weights, pair.means[:, 0], pair.stds):
+        x_0 = mean.item() + std.item() * e_0
+        x_s = bar_s**0.5 * x_0 + (1 - bar_s) ** 0.5 * e_s
+        kept = bar_t / bar_s
+        x_t = kept**0.5 * x_s + (1 - kept) ** 0.5 * e_t
+        squares += share.item() * (weights * (x_s - go(x_t, 0.0)) ** 2).sum()
+    sigma = go(np.zeros(1), 1.0) - go(np.zeros(1), 0.0)
+    assert sigma.item() ** 2 == pytest.approx(squares, rel=0.01)
+
+
+def test_a_walk_at_other_times_than_were_measured_is_refused() -> None:
+    pair, model = pair_and_a_bad_network()
+    errors = x_0_error(model, pair.sample(50, generator()), FORTY, (40, 20, 0))
+    assert sorted(errors) == [20, 40]
+    with pytest.raises(ValueError, match=r"at t = 30 too, got those at \[20, 40\]"):
+        sample(model, (2, 1), FORTY, analytic(errors), (40, 30, 0))
+    with pytest.raises(ValueError, match="timesteps: expected whole numbers that fall"):
+        x_0_error(model, pair.sample(50), FORTY, (20, 40, 0))
