@@ -221,7 +221,9 @@ CASES: dict[str, Callable[[On], Any]] = {
     "ancestral": lambda on: on.walk(ddpm.sample_steps, SHAPE, on.schedule, ddpm.ancestral("small")),
     "ddim": lambda on: on.walk(ddpm.sample_steps, SHAPE, on.schedule, ddpm.ddim(0.5), (6, 3, 0)),
     "analytic": lambda on: on.walk(ddpm.sample_steps, SHAPE, on.schedule, ddpm.analytic({6: 0.5, 3: 0.2}), (6, 3, 0)),
-    "x_0_error": lambda on: ddpm.x_0_error(on.model, on.x, on.schedule, (6, 3, 0), generator=on.generator()),
+    "x_0_error": lambda on: [
+        *ddpm.x_0_error(on.model, on.x, on.schedule, (6, 3, 0), generator=on.generator()).values()
+    ],
     "multistep": lambda on: on.walk(ddpm.sample_steps, SHAPE, on.schedule, ddpm.multistep(), (6, 3, 1, 0)),
     "strided": lambda on: on.walk(ddpm.sample_steps, SHAPE, on.schedule, ddpm.strided(), (6, 3, 0)),
     "bits_per_dim": lambda on: [on.bits(decoder=decoder).total for decoder in ("exact", "tanh", "continuous")],
