@@ -1193,17 +1193,8 @@ def test_the_analytic_variance_is_the_mean_square_of_what_the_mean_misses(
     e_0, e_s, e_t = np.meshgrid(nodes, nodes, nodes, indexing="ij")
     weights = np.einsum("i,j,k->ijk", shares, shares, shares)
     bar_s, bar_t = FORTY.alpha_bar[s].item(), FORTY.alpha_bar[t].item()
-    squares, error = (
-        0.0,
-        x_0_error(
-            model,
-            pair.sample(100_000, generator()).double(),
-            FORTY,
-            (t, 0),
-            clip=clip,
-            generator=generator(1),
-        ),
-    )
+    x_0 = pair.sample(100_000, generator()).double()
+    error = x_0_error(model, x_0, FORTY, (t, 0), clip=clip, generator=generator(1))
 
     def go(x_t: np.ndarray, noise: float) -> np.ndarray:
         """The sampler's step from x_t to x_s, with this noise."""
@@ -1220,9 +1211,9 @@ def test_the_analytic_variance_is_the_mean_square_of_what_the_mean_misses(
         )
         return step.numpy().reshape(x_t.shape)
 
+    squares = 0.0
     for share, mean, std in zip(pair.weights, pair.means[:, 0], pair.stds):
-        x_0 = mean.item() + std.item() * e_0
-        x_s = bar_s**0.5 * x_0 + (1 - bar_s) ** 0.5 * e_s
+        x_s = bar_s**0.5 * (mean.item() + std.item() * e_0) + (1 - bar_s) ** 0.5 * e_s
         kept = bar_t / bar_s
         x_t = kept**0.5 * x_s + (1 - kept) ** 0.5 * e_t
         squares += share.item() * (weights * (x_s - go(x_t, 0.0)) ** 2).sum()
