@@ -891,7 +891,7 @@ def analytic(x_0_error: Mapping[int, float]) -> Rule:
 #
 # The second number looks at the grain: how wide is a bump in the samples, divided by its true width? It shows noise that was left in, or detail that was lost. Pictures are thin sets in a space of many dimensions, so we take narrow bumps. The width is read off the median: of a round bump of width $\sigma$ in the plane, half of the points lie within $\sigma\sqrt{2\ln2}$ of the centre. (A root mean square would be ruled by a few points that stray between the bumps.) We cut the samples into eight parts and take the width in each. The mean has a 95 % interval: with $s$ for the standard deviation of the eight it reaches $2.36\,s/\sqrt8$ to each side (Student's $t$ with 7 degrees of freedom).
 
-# %% mystnb={"image": {"alt": "Two panels against the number of steps from 1 to 1,000, for Algorithm 2 with large, small and analytic variance and for DDIM. Left: the energy distance falls from about 1 to the grey band of true points, which they reach with 5 to 50 steps. Right: the width of a bump. All begin far too wide. With 20 steps the analytic variance and DDIM are close to 1, the large variance above, the small one below; with 1,000 steps all are close to 1."}} tags=["active-ipynb", "nbval-ignore-output"]
+# %% mystnb={"image": {"alt": "Two panels against the number of steps from 1 to 1,000, for Algorithm 2 with large, small and analytic variance and for DDIM. Left: the energy distance falls from about 1 to the grey band of true points, which they reach between 10 and 100 steps. Right: the width of a bump. All begin far too wide. With 20 steps the analytic variance and DDIM are close to 1, the large variance above, the small one below; with 1,000 steps all are close to 1."}} tags=["active-ipynb", "nbval-ignore-output"]
 # from scipy.stats import binomtest, t as student
 #
 #
@@ -974,7 +974,7 @@ def analytic(x_0_error: Mapping[int, float]) -> Rule:
 # left.set_yticks([0, 0.01, 0.1, 1], ["0", "0.01", "0.1", "1"])
 # right.axhline(1, color="#d8d8d8", linewidth=4, zorder=0)
 # right.set(xscale="log", xlabel="steps", ylabel="width / true width", ylim=(0, 4))
-# fig.label_line(left, 1, 0.0005, "true points", fig.GREY)
+# fig.label_line(left, 1, -0.0045, "true points", fig.GREY)
 # fig.label_line(right, 11, 1.85, "large", fig.BLUE)
 # fig.label_line(right, 8, 0.3, "small", fig.ORANGE)
 # fig.label_line(right, 110, 1.3, "analytic", fig.GREEN)
@@ -1000,7 +1000,7 @@ def analytic(x_0_error: Mapping[int, float]) -> Rule:
 # assert all(abs(values[at_20]) < 0.01 for values in places.values())
 
 # %% [markdown]
-# With one step all four are the same: a single guess, the mean of the data. Where the points lie is all but settled after 20 steps, whichever sampler is used: of the distance that one step has, less than a hundredth is left. (The spacing is "quadratic" here; other spacings follow.) The grain takes longer, and here they differ, by much more than their intervals. The large variance leaves noise in, the small one takes detail away, as [the loss](loss.ipynb) explained: the right variance lies between them. The analytic variance, which is measured, comes closest to the true width with 5 steps and with 20. DDIM does not have to choose.
+# With one step all four are the same: a single guess, the mean of the data. Where the points lie is all but settled after 20 steps, whichever sampler is used: of the distance that one step has, less than a hundredth is left. (True points leave the band once in twenty times. So DDIM's last number, above the band where those with a tenth of the steps are not, says nothing.) (The spacing is "quadratic" here; other spacings follow.) The grain takes longer, and here they differ, by much more than their intervals. The large variance leaves noise in, the small one takes detail away, as [the loss](loss.ipynb) explained: the right variance lies between them. The analytic variance, which is measured, comes closest to the true width with 5 steps and with 20. DDIM does not have to choose.
 #
 # With all 1,000 steps DDIM and the small variance still stay a little below 1; their intervals do not reach it. The last step back returns a mean, and takes a little off these thin bumps. The rest was lost before: by DDIM because its steps are not infinitely small, by the small variance because it gives too little noise at every step.
 #
