@@ -39,7 +39,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ddpm_nb import _runs
+from ddpm_nb import _devices, _runs
 from ddpm_nb._files import make_folder, write_whole
 from ddpm_nb.fewer_steps import ddim_sample
 from ddpm_nb.forward import Schedule
@@ -51,6 +51,7 @@ SHORT = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # How far an answer or a gradient may be from the CPU's in float32, as a share of its length.
 LIMIT = {"float32": 1e-4, "TF32": 1e-2, "bf16": 5e-2, "fp16": 1e-2}
 CALLS = 20  # network evaluations a picture
+LATE = "left out: time is up"
 GOAL_TRAINING, GOAL_SAMPLING = 6_000, 60.0  # pictures a second; seconds for 50,000
 
 
@@ -157,17 +158,18 @@ def precisions(device: str) -> list[str]:
 
 
 def ways(device: str) -> list[Way]:
-    """Return every way to run a network here; the slow compilation comes last."""
-    names, orders = precisions(device), ((False, True), (False, False), (True, True), (True, False))  # fmt: skip
+    """Return every way to run a network here."""
+    names, orders = precisions(device), ((False, True), (True, True), (False, False), (True, False))  # fmt: skip
     every = [Way(name, *order) for order in orders for name in names]
     return every if device != "cpu" else [every[0], every[-1]]
 
 
 def compiled(network: nn.Module, device: str) -> nn.Module:
-    """Compile the whole network; on CUDA its kernels become one graph, launched at once."""
-    choice = {"backend": "eager"} if device == "cpu" else {"mode": "reduce-overhead"}  # fmt: skip
-    made: nn.Module = torch.compile(network, **choice)  # type: ignore[call-overload]
-    return made
+    """Compile the whole network, as the package does; for a CPU, in small, only in form."""
+    if device == "cpu":
+        made: nn.Module = torch.compile(network, backend="eager")  # type: ignore[assignment]
+        return made
+    return _devices.compiled(network, torch.device(device))
 
 
 def seconds(call: Callable[[], Any], device: str) -> float:
@@ -227,11 +229,11 @@ def each_way(
     device: str, until: float, measure: Callable[[str, Way], Row]
 ) -> Iterator[Row]:
     """Measure all ways while there is time; one that fails is a row, too."""
-    longest = 0.0
+    longest = {True: 0.0, False: 0.0}  # to compile takes far longer
     for way in ways(device):
         start = time.monotonic()
-        if start + longest > until:
-            yield Row(str(way), precision=way.precision, note="left out: time is up")
+        if start + longest[way.compiled] > until:
+            yield Row(str(way), precision=way.precision, note=LATE)
             continue
         try:
             with products(way.precision):
@@ -240,7 +242,14 @@ def each_way(
             row = Row(str(way), precision=way.precision, note=told(error), failed=True)
         yield row
         forget(device)
-        longest = max(longest, time.monotonic() - start)
+        spent = time.monotonic() - start
+        longest[way.compiled] = max(longest[way.compiled], spent)
+
+
+def with_the_package() -> dict[str, str]:
+    """Return the environment of a process that finds this package, and what this process finds."""
+    places = [str(ROOT), os.environ.get("PYTHONPATH")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))}
 
 
 def told(error: Exception) -> str:
@@ -257,7 +266,7 @@ def correctness(device: str, until: float) -> Iterator[Row]:
     options = ["-v", "--color=no", "-p", "no:cacheprovider"]
     few = ["-k", "memory_layout"] if device == "cpu" else []
     command = [sys.executable, "-m", "pytest", "tests/gpu", *options, *few]
-    asked = {**os.environ, "DDPM_NB_TEST_DEVICE": device, "PYTHONPATH": str(ROOT)}
+    asked = {**with_the_package(), "DDPM_NB_TEST_DEVICE": device}
     verdicts: list[str] = []
     with subprocess.Popen(
         command, cwd=ROOT, env=asked, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -355,9 +364,12 @@ def training(device: str, until: float) -> Iterator[Row]:
 
     def measure(device: str, way: Way) -> Row:
         precision: Any = way.precision if way.precision in SHORT else "float32"
-        chosen = config(device, precision=precision, channels_last=way.channels_last)
+        small = device == "cpu"
+        chosen = config(
+            device, precision=precision, channels_last=way.channels_last, compile=way.compiled and not small,
+        )  # fmt: skip
         trainer = Trainer(chosen, pictures(device))
-        if way.compiled:
+        if way.compiled and small:
             trainer._network = compiled(trainer.model, device)
         for _ in range(5):  # kernels are chosen, code is compiled, graphs are recorded
             trainer.step()
@@ -441,7 +453,7 @@ def processes(device: str, until: float) -> Iterator[Row]:
     if devices < 2 and device != "cpu":
         yield Row("two processes", note="not done: one device")
         return
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "NVIDIA_TF32_OVERRIDE": "0"}
+    environment = {**with_the_package(), "NVIDIA_TF32_OVERRIDE": "0"}
     script = str(ROOT / "tests/two_processes.py")
     launches = {"2": ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"], "1": []}  # fmt: skip
     with tempfile.TemporaryDirectory() as temporary:
@@ -536,7 +548,10 @@ def table(result: dict[str, Any]) -> str:
         for kind in ("product", "convolution")
     ]
     for name, part in result["parts"].items():
+        late = [row["what"] for row in part["rows"] if row["note"] == LATE]
         for row in part["rows"]:
+            if row["note"] == LATE:
+                continue
             cells = [
                 name,
                 row["what"],
@@ -548,6 +563,8 @@ def table(result: dict[str, Any]) -> str:
             ]  # fmt: skip
             # A bar would end the cell.
             lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
+        if late:
+            lines.append(f"| {name} | {'; '.join(late)} | | | | | | {LATE} |")
         if part["end"] != "whole":
             lines.append(f"| {name} | | | | | | | **{part['end']}** |")
     return "\n".join(lines)
@@ -564,6 +581,8 @@ def page(result: dict[str, Any] | None) -> str:
         dates = sorted(part["date"] for part in result["parts"].values())
         when = " to ".join(dict.fromkeys((dates[0], dates[-1])))
         status = f"**{result['card']}, {when}.** {result['software']}."
+        if left := [name for name in PARTS if name not in result["parts"]]:
+            status += f" Parts that it has not run: {', '.join(left)}."
     return "\n\n".join([
         "# On a GPU",
         "`make gpu` asks a machine with CUDA or Apple's MPS whether the package is right there, and how fast: "
@@ -642,17 +661,22 @@ def write(path: Path, result: dict[str, Any] | None) -> None:
     write_whole(shown, page(result).encode())
 
 
-def measure_all(names: list[str], device: str, path: Path) -> bool:
-    """Run parts, write the file after every row, and return whether nothing failed."""
+def measure_all(names: list[str], device: str, path: Path, pace: float = 1.0) -> bool:
+    """Run parts, write the file after every row, and return whether nothing failed.
+
+    Each part has `pace` times the seconds of its line in `PARTS`.
+    """
     about, old = machine(device), read(path)
     kept = {}
     if len(names) < len(PARTS) and old and all(old[k] == about[k] for k in about):
         kept = old["parts"]
     result: dict[str, Any] = {**about, "parts": kept}
-    start, until, good = time.monotonic(), 0, True
+    start, until, good = time.monotonic(), 0.0, True
     for name in names:
         print(f"== {name}", file=sys.stderr, flush=True)
-        until += PARTS[name][1]  # what one part leaves of its time, the next may have
+        until += (
+            PARTS[name][1] * pace
+        )  # what one part leaves of its time, the next may have
         date = time.strftime("%Y-%m-%d")
         part: dict[str, Any] = {"date": date, "end": "cut off", "rows": []}
         result["parts"][name] = part
@@ -681,6 +705,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--only", metavar="PART,PART", default=",".join(PARTS))
     parser.add_argument("--device", choices=["cuda", "mps", "cpu"])
     parser.add_argument("--out", type=Path, help="the JSON; the Markdown goes beside it")  # fmt: skip
+    parser.add_argument("--minutes", type=float, help="in place of the 20: fewer ways are tried")  # fmt: skip
     parser.add_argument("--page", action="store_true")
     parser.add_argument("--child", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--limit", type=float, default=0, help=argparse.SUPPRESS)
@@ -705,7 +730,9 @@ def main(words: list[str] | None = None) -> None:
     signal.signal(
         signal.SIGTERM, lambda *_: sys.exit(143)
     )  # so that the part ends, too
-    if not measure_all(names, device, path):
+    whole = sum(limit for _, limit in PARTS.values()) / 60
+    pace = options.minutes / whole if options.minutes else 1.0
+    if not measure_all(names, device, path, pace):
         raise SystemExit("make gpu: something failed; see the table")
 
 

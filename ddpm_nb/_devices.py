@@ -1,7 +1,7 @@
 """What a device can do: the package asks this, and not a device's name, so that a device of another name is served."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def has_float64(device: torch.device | str) -> bool:
@@ -33,3 +33,18 @@ def brought(x: Tensor, device: torch.device) -> Tensor:
     if x.device.type == "cpu" and pins(device):
         return x.pin_memory().to(device, non_blocking=True)
     return x.to(device)
+
+
+def records_graphs(device: torch.device) -> bool:
+    """Return whether it can record a network's kernels as one graph, and launch them at once."""
+    return device.type == "cuda"
+
+
+def compiled(network: nn.Module, device: torch.device, graph: bool = True) -> nn.Module:
+    """Compile a network; where the device can, its kernels become one graph, unless `graph` is false.
+
+    A graph writes each answer to the same place: who keeps one past the next call must copy it.
+    """
+    mode = "reduce-overhead" if graph and records_graphs(device) else None
+    made: nn.Module = torch.compile(network, mode=mode)  # type: ignore[assignment]
+    return made

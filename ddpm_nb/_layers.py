@@ -10,6 +10,12 @@ from torch import Tensor, nn
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
 
+def order_of(x: Tensor) -> torch.memory_format:
+    """Return the order in which pictures (B, C, H, W) lie in memory."""
+    last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
+
+
 class Norm(nn.GroupNorm):
     """GroupNorm with the authors' eps, computed in float32 or better.
 
@@ -24,12 +30,17 @@ class Norm(nn.GroupNorm):
         super().__init__(num_groups, channels, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map x (B, channels, H, W) to the same shape and type."""
-        if x.dtype not in (torch.bfloat16, torch.float16):
-            return super().forward(x)
-        weight, bias = self.weight.float(), self.bias.float()
-        y = F.group_norm(x.float(), self.num_groups, weight, bias, self.eps)
-        return y.to(x.dtype)
+        """Map x (B, channels, H, W) to the same shape and type, in the same order of memory."""
+        short = x.dtype in (torch.bfloat16, torch.float16)
+        y = F.group_norm(
+            x.float() if short else x,
+            self.num_groups,
+            self.weight.float() if short else self.weight,
+            self.bias.float() if short else self.bias,
+            self.eps,
+        )
+        # CUDA's kernel answers in NCHW whatever it is given; every convolution after it would have to turn that round.
+        return y.to(x.dtype, memory_format=order_of(x))
 
 
 class Dropout(nn.Dropout):

@@ -42,7 +42,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ddpm_nb import _runs
+from ddpm_nb import _devices, _runs
 from ddpm_nb._data import fingerprint, to_float, training_set
 from ddpm_nb._noise import CounterNoise
 from ddpm_nb._options import Options, option, setting
@@ -473,7 +473,11 @@ class Learner:
         fp16 = config.precision == "fp16"
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=fp16)
         # As it is called: perhaps compiled, and averaging gradients over processes.
-        network = torch.compile(self.model) if config.compile else self.model
+        network: nn.Module = self.model
+        if config.compile:
+            parts = self.accelerator.num_processes * config.gradient_accumulation_steps
+            # A graph writes gradients to the same places each time: none may wait there.
+            network = _devices.compiled(network, self.device, graph=parts == 1)
         self._network = self.accelerator.prepare_model(network)
         # Each process has a dropout of its own.
         own = config.seed + 1 + self.accelerator.process_index

@@ -203,3 +203,28 @@ def test_a_run_that_is_ended_ends_its_part(tmp_path: Path) -> None:
     run.send_signal(signal.SIGTERM)
     assert run.wait(60) == 143
     assert json.loads(path.read_text())["parts"]["processes"]["end"] == "cut off"
+
+
+def test_what_the_book_says_of_a_gpu_stands_in_the_table() -> None:
+    """The chapters' numbers are those of `benchmarks/gpu.json`."""
+    result = gpu.read(gpu.RESULT)
+    assert result is not None
+    rows = {row["what"]: row for row in result["parts"]["training"]["rows"]}
+    plain, best = rows["bf16, channels_last"], rows["bf16, channels_last, compiled"]
+    speeds = [f"{row['value']:,.0f} pictures" for row in (plain, best)]
+    cifar10, unet = ((ROOT / f"ddpm_nb/{name}.py").read_text() for name in ("cifar10", "unet"))  # fmt: skip
+    assert f"{speeds[0]} a second to {speeds[1][:5]}" in unet
+    hours = 800_000 * 128 / best["value"] / 3600
+    assert f"{speeds[1]} a second" in cifar10 and f"in {hours:.1f} hours" in cifar10
+    assert f"at {best['tflops']:.0f} TFLOP a second" in cifar10
+
+
+def test_ways_without_time_share_a_line_and_parts_not_run_are_named() -> None:
+    rows = [row("a", value=1.0), row("b", note=gpu.LATE), row("c", note=gpu.LATE)]
+    parts = {"training": {"date": "2026-01-01", "end": "whole", "rows": rows}}
+    result = {"card": "X", "software": "Y", "parts": parts}
+    shown = gpu.page(result)
+    assert f"| training | b; c | | | | | | {gpu.LATE} |" in shown
+    assert shown.count(gpu.LATE) == 1
+    left = "peak, sampling, agreement, resume, processes, correctness"
+    assert f"Parts that it has not run: {left}." in shown

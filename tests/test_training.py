@@ -28,7 +28,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from ddpm_nb import _cli, _files, _runs, training
+from ddpm_nb import _cli, _devices, _files, _runs, training
 from ddpm_nb._data import load_folder, save_image_grid, to_float
 from ddpm_nb._files import write_whole
 from ddpm_nb._noise import CounterNoise
@@ -433,6 +433,35 @@ def test_layout_in_memory_changes_nothing(pictures: Tensor) -> None:
         )
         assert is_last or not channels_last
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("device", "parts", "processes", "graph"),
+    [("cuda", 1, 1, True), ("cuda", 2, 1, False), ("cuda", 1, 2, False), ("cpu", 1, 1, False)],
+)  # fmt: skip
+def test_kernels_become_a_graph_where_no_gradient_must_wait(
+    device: str,
+    parts: int,
+    processes: int,
+    graph: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Asked of `Learner` on the CPU, which is told what a device of that name can do."""
+    asked: list[Any] = []
+
+    def compiled(network: nn.Module, mode: str | None = None) -> nn.Module:
+        asked.append(mode)
+        return network
+
+    can = _devices.records_graphs(torch.device(device))
+    monkeypatch.setattr(_devices, "records_graphs", lambda device: can)
+    monkeypatch.setattr(torch, "compile", compiled)
+    accelerator = _runs.accelerator(config())
+    monkeypatch.setattr(type(accelerator), "num_processes", processes)
+    Trainer(
+        config(compile=True, gradient_accumulation_steps=parts), torch.zeros(8, 1, 8, 8)
+    )
+    assert asked == ["reduce-overhead" if graph else None]
 
 
 def test_compiling_changes_neither_the_gradient_nor_the_names_of_weights(

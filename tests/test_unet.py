@@ -387,6 +387,25 @@ def test_normalisation_of_half_precision_computes_in_float32(
     assert (y.double() - expected).abs().max() < rounding * expected.abs().max()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_normalisation_keeps_the_order_of_memory(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where torch's kernel does not, as on CUDA: there it answers in NCHW."""
+    layer, given = Norm(8, 2), torch.randn(2, 8, 6, 6).to(dtype)
+    redraw(layer)
+    expected, kernel = layer(given), F.group_norm
+    monkeypatch.setattr(
+        F, "group_norm", lambda x, *rest: kernel(x.contiguous(), *rest).contiguous()
+    )
+    for order in (torch.channels_last, torch.contiguous_format):
+        y = layer(given.contiguous(memory_format=order))
+        assert y.is_contiguous(memory_format=order)
+        assert_close(y, expected)
+    row = given[:, :, 0, 0]
+    assert layer(row).shape == row.shape
+
+
 def test_weights_in_half_precision_answer_pictures_in_float32() -> None:
     net = UNet(**TINY).eval()
     redraw(net)

@@ -1,6 +1,6 @@
 """What only a real accelerator can show: `make gpu`, or `pytest tests/gpu` by itself, on a machine that has one.
 
-It ends with a table. It has not been run on one yet. `DDPM_NB_TEST_DEVICE=cpu pytest tests/gpu` runs it on the CPU:
+It ends with a table. `DDPM_NB_TEST_DEVICE=cpu pytest tests/gpu` runs it on the CPU:
 that shows that the tests work, and nothing about accelerators.
 """
 

@@ -4,7 +4,6 @@ Speed is measured by `make gpu`, which runs these tests, too.
 """
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from test_devices import CASES, PICTURES, SMALL, On, plain
 from torch import Tensor
 
 import ddpm_nb as ddpm
+from benchmarks.gpu import with_the_package
 
 ROOT = Path(__file__).resolve().parents[2]
 Row = Callable[[str, str], None]
@@ -180,6 +180,6 @@ def test_a_chapter_runs_where_the_device_is(
     shutil.copy(ROOT / "_toc.yml", tmp_path)
     done = subprocess.run(
         [sys.executable, "-m", "tools.execute", str(tmp_path), chapter],
-        cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=ROOT, capture_output=True, text=True, check=False, env=with_the_package(),
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
