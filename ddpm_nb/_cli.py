@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
@@ -21,10 +22,17 @@ from ddpm_nb._data import load_folder, save_image_grid, to_float
 from ddpm_nb._files import make_folder, write_whole
 from ddpm_nb._noise import CounterNoise
 from ddpm_nb._runs import RUN
-from ddpm_nb.algorithms import sample
+from ddpm_nb.algorithms import Guided, Rule, sample
 from ddpm_nb.cifar10 import cifar10_config, digits_config, load_cifar10, load_digits
 from ddpm_nb.evaluation import bits_per_dim
-from ddpm_nb.fewer_steps import Spacing, ddim, strided, timesteps
+from ddpm_nb.fewer_steps import (
+    Spacing,
+    ddim,
+    log_snr_timesteps,
+    multistep,
+    strided,
+    timesteps,
+)
 from ddpm_nb.forward import Schedule
 from ddpm_nb.loss import Model
 from ddpm_nb.training import TrainConfig, fit, load_network
@@ -46,6 +54,21 @@ examples:
         a folder of your own pictures; --size 32x48 for oblong ones
   accelerate launch -m ddpm_nb train --data cifar10 --out runs/cifar10
         all GPUs of this machine; `accelerate config` sets up several machines
+"""
+DRAW = """\
+Draw pictures with Algorithm 2, DDIM or the second-order rule, and write them as one PNG. Beside it, a .json says how.
+
+Picture i of a seed is picture i, whatever --count and --batch-size; several processes
+(torchrun --nproc_per_node 2 -m ddpm_nb sample ...) take whole batches each.
+"""
+DRAWN = """\
+examples:
+  ddpm-nb sample --network runs/digits --out digits.png
+        Algorithm 2, with as many steps as the network was trained for
+  ddpm-nb sample --network runs/digits --out digits.png --method multistep --steps 20
+        the second-order rule in 20 steps
+  ddpm-nb sample --network book/weights/digits.safetensors --out sevens.png --label 7 --guidance 1
+        sevens, from a network that knows labels, and more clearly sevens than the label alone asks
 """
 # The packages that not every installation has: what is imported -> what is installed.
 OPTIONAL = {
@@ -82,6 +105,7 @@ class Network(NamedTuple):
     variance: Literal["large", "small"]
     about: str
     smallest_step: int = 1  # heights and widths are multiples of it
+    num_classes: int = 0  # how many labels it knows
 
 
 # --- what is said, and in which words
@@ -244,9 +268,9 @@ def add_sample(commands: Any) -> None:
     draw = commands.add_parser(
         "sample",
         help="draw a sheet of pictures",
-        description="Draw pictures with Algorithm 2 or DDIM, and write them as one PNG. Beside it, a .json says how. "
-        "Picture i of a seed is picture i, whatever --count and --batch-size; several processes "
-        "(torchrun --nproc_per_node 2 -m ddpm_nb sample ...) take whole batches each.",
+        description=DRAW,
+        epilog=DRAWN,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     draw.set_defaults(run=run_sample)
     add_network(draw)
@@ -254,11 +278,25 @@ def add_sample(commands: Any) -> None:
     add(draw, "count", int, 64, "how many pictures")
     add_batch_size(draw)
     add_size(draw, "height and width, 32 or 32x48 (default: as trained)")
-    add(draw, "steps", int, None, "network evaluations a picture (default: all, T)")
-    add(draw, "method", Literal["ddpm", "ddim"], "ddpm", "which sampler")
+    told = "steps a picture takes (default: all, T; with log_snr all between its ends)"
+    add(draw, "steps", int, None, told)
+    told = "Algorithm 2, DDIM, or the second-order rule DPM-Solver++(2M)"
+    add(draw, "method", Literal["ddpm", "ddim", "multistep"], "ddpm", told)
     add(draw, "eta", float, None, "fresh noise in DDIM, 0 to 1 (default: 0)")
-    add(draw, "spacing", Spacing, "trailing", "how fewer steps are spread")
+    told = (
+        "how fewer steps are spread; log_snr: evenly in half the log signal-to-noise ratio, from -4 to 3 "
+        "(default: trailing; with --method multistep, log_snr)"
+    )
+    add(draw, "spacing", Literal[Spacing, "log_snr"], None, told)
     add_variance(draw)
+    labels = draw.add_argument_group("labels, for a network that knows them")
+    told = "what to draw: 7, or 0,1,2 for one a picture, repeated in turn (default: whatever comes)"
+    labels.add_argument("--label", type=whole_numbers, metavar="A,B,...", help=told)
+    told = (
+        "the strength w of guidance: how much more clearly the label is to be seen than it asks itself; where it is "
+        "not 0, each step takes two network evaluations (default: 0)"
+    )
+    add(labels, "guidance", float, None, told)
 
 
 def add_evaluate(commands: Any) -> None:
@@ -418,6 +456,7 @@ def network(given: argparse.Namespace) -> Network:
         variance="large",
         about=", ".join(f"{name}: {value}" for name, value in notes.items()),
         smallest_step=2 ** (len(unet.down) - 1),
+        num_classes=unet.num_classes,
     )
 
 
@@ -452,6 +491,7 @@ def foreign(source: str, place: torch.device, typed: dict[str, Any]) -> Network:
         recipe.variance,
         about,
         2 ** (len(unet.down) - 1),
+        unet.num_classes,
     )
 
 
@@ -493,35 +533,87 @@ def size_for(given: argparse.Namespace, net: Network) -> tuple[int, int]:
     return size
 
 
+def check_choices(given: argparse.Namespace) -> None:
+    """Refuse choices of `sample` that do not go together, before anything is loaded."""
+    for name, method in (("eta", "ddim"), ("variance", "ddpm")):
+        if getattr(given, name) is not None and given.method != method:
+            raise ValueError(
+                f"{flag(name)}: expected with --method {method} only, got it with {given.method}"
+            )
+    if given.guidance is not None:
+        if given.label is None:
+            raise ValueError("--guidance: expected with --label only, got it without")
+        check.number("--guidance", given.guidance, "that is finite", math.isfinite)
+
+
+def labels_for(given: argparse.Namespace, net: Network) -> tuple[int, ...] | None:
+    """The labels to draw, in turn; None where none was typed."""
+    if given.label is not None and net.num_classes == 0:
+        raise ValueError(
+            f"--label: expected with a network that knows labels, got {given.network}, which knows none"
+        )
+    for label in given.label or ():
+        check.whole("--label", label, 0, net.num_classes - 1)
+    return given.label
+
+
+def walk(
+    given: argparse.Namespace, net: Network
+) -> tuple[Rule, tuple[int, ...], dict[str, Any]]:
+    """The rule of a step, the times to visit, and what was chosen, typed or not; None where there is no such choice."""
+    usual = "log_snr" if given.method == "multistep" else "trailing"
+    how: dict[str, Any] = {
+        "eta": None,
+        "variance": None,
+        "spacing": given.spacing or usual,
+    }
+    if given.method == "multistep":
+        rule: Rule = multistep()
+    elif given.method == "ddim":
+        how["eta"] = given.eta or 0.0
+        rule = ddim(how["eta"])
+    else:
+        how["variance"] = given.variance or net.variance
+        rule = strided(how["variance"])
+    if how["spacing"] == "log_snr":
+        times = log_snr_timesteps(net.schedule, given.steps)
+    else:
+        steps = net.schedule.T if given.steps is None else given.steps
+        times = timesteps(net.schedule.T, steps, how["spacing"])
+    return rule, times, how | {"steps": len(times) - 1}
+
+
 def run_sample(given: argparse.Namespace) -> None:
     """Draw a sheet of pictures, and write beside it how."""
     if given.out.suffix.lower() != ".png":
         raise ValueError(f"--out: expected a name that ends in .png, got {given.out}")
-    if given.method == "ddpm" and given.eta is not None:
-        raise ValueError("--eta: expected with --method ddim only, got it with ddpm")
-    if given.method == "ddim" and given.variance is not None:
-        raise ValueError("--variance: expected with --method ddpm only, got ddim")
+    check_choices(given)
     check_numbers(given)
     check_out(given)
     net, (rank, processes) = network(given), process()
-    size = size_for(given, net)
-    steps = net.schedule.T if given.steps is None else given.steps
-    check.whole("--steps", steps, 1, net.schedule.T)
+    size, labels = size_for(given, net), labels_for(given, net)
+    rule, times, chosen = walk(given, net)
     make_folder("--out", given.out.parent)
-    variance = given.variance or net.variance
+    place, guidance = net.schedule.beta.device, given.guidance or 0.0
 
     def draw(first: int) -> Tensor:
         """One batch: the pictures from number `first` on."""
         picture = (net.channels, *size)
-        shape = (min(given.batch_size, given.count - first), *picture)
-        common: dict[str, Any] = {
-            "clip": net.clip,
-            "generator": CounterNoise(given.seed, picture, first=first),
-            "progress": rank == 0,
-        }
-        rule = ddim(given.eta or 0.0) if given.method == "ddim" else strided(variance)
-        times = timesteps(net.schedule.T, steps, given.spacing)
-        return sample(net.model, shape, net.schedule, rule, times, **common)
+        numbers = range(first, min(first + given.batch_size, given.count))
+        model = net.model
+        if labels:
+            y = torch.tensor([labels[i % len(labels)] for i in numbers])
+            model = Guided(model, y.to(place), guidance)
+        return sample(
+            model,
+            (len(numbers), *picture),
+            net.schedule,
+            rule,
+            times,
+            clip=net.clip,
+            generator=CounterNoise(given.seed, picture, first=first),
+            progress=rank == 0,
+        )
 
     # Each process draws whole batches, so that a picture has the same neighbours however many there are.
     mine = range(0, given.count, given.batch_size)[rank::processes]
@@ -537,12 +629,12 @@ def run_sample(given: argparse.Namespace) -> None:
         for name, value in vars(given).items()
         if name not in ("run", "out", "command")
     }
-    where = net.schedule.beta.device.type
-    how |= {"steps": steps, "size": size, "variance": variance, "clip": net.clip}
-    how |= {"device": where, "about": net.about, "version": __version__}
+    how |= chosen | {"guidance": guidance if labels else None}
+    how |= {"size": size, "clip": net.clip, "device": place.type}
+    how |= {"about": net.about, "version": __version__}
     write_whole(given.out.with_suffix(".json"), json.dumps(how, indent=1).encode())
     print(
-        f"{given.count} pictures, {steps} steps on {processes} x {where}: {given.out}"
+        f"{given.count} pictures, {len(times) - 1} steps on {processes} x {place.type}: {given.out}"
     )
 
 

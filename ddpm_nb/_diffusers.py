@@ -528,7 +528,7 @@ class AsNoise(nn.Module):
     """A network that answers v or x_0, as one that answers noise: noise = model(x_t, t).
 
     Args:
-        network: answer = network(x_t, t).
+        network: answer = network(x_t, t), and with labels network(x_t, t, y).
         prediction: what the answer is, "v" or "x_0".
         schedule: the schedule that it was trained with, on its device.
 
@@ -541,9 +541,9 @@ class AsNoise(nn.Module):
         super().__init__()
         self.network, self.prediction, self.schedule = network, prediction, schedule
 
-    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, *y: Tensor) -> Tensor:
         """Return the noise that says the same as the network's answer."""
-        answer: Tensor = self.network(x_t, t)
+        answer: Tensor = self.network(x_t, t, *y)
         if self.prediction == "v":
             return v_to_noise(x_t, t, answer, self.schedule)
         kept = self.schedule.alpha_bar[check.t(t, self.schedule)]

@@ -398,8 +398,9 @@ def write_network(
         raise TypeError(f"network: expected a network, got {type(network)}")
     weights = _without_wrapper(network.state_dict())
     channels = len(weights["head.bias"]) if "head.bias" in weights else 3
+    labels = len(weights["label.weight"]) - 1 if "label.weight" in weights else 0
     with torch.device("meta"):  # sizes alone
-        expected = config.network(channels).state_dict()
+        expected = config.network(channels, labels).state_dict()
     for name in sorted(weights.keys() | expected.keys()):
         got, right = (
             tuple(part[name].shape) if name in part else "none"
@@ -410,7 +411,9 @@ def write_network(
                 f"network: expected one that config makes, got {name} of shape {got}, there it is {right}"
             )
     known = {
-        "config": json.dumps(asdict(config)),
+        "config": json.dumps(
+            asdict(config) | ({"num_classes": labels} if labels else {})
+        ),
         "channels": str(channels),
         "prediction": "noise",
     }

@@ -28,6 +28,7 @@
 The reader owns the loop: stop it, plot from it, average weights in it.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -424,8 +425,6 @@ def sample(
 # First a case with a known answer. The data are five bumps on a circle, with unequal weights. For them the perfect noise predictor $\varepsilon^*$ is known (Eq. [optimal noise](#eq-optimal-noise)), so we can test the *sampler* alone, without any doubt about a network. Any callable is a model here.
 
 # %% mystnb={"image": {"alt": "Five snapshots of 600 points in the plane at t = 999, 300, 100, 30 and 0. A round cloud of noise draws together into five separate round bumps on a circle, some with more points than others."}} tags=["active-ipynb"]
-# import math
-#
 # import matplotlib.pyplot as plt
 #
 # from ddpm_nb import _figures as fig
@@ -985,13 +984,24 @@ def drop_labels(
 # # The weights after all steps: kept by `make execute`, and loaded by everybody.
 # from pathlib import Path
 #
-# from safetensors.torch import load_file, save_file
+# from safetensors.torch import load_file
 #
 # from ddpm_nb import _weights
+# from ddpm_nb.cifar10 import digits_config
+# from ddpm_nb.training import save_network
 #
 # if whole:
 #     Path("weights").mkdir(exist_ok=True)
-#     save_file(average.module.state_dict(), "weights/digits.safetensors")
+#     save_network(
+#         "weights/digits.safetensors",
+#         average.module,
+#         replace(digits_config(), clip="none"),
+#         height=8,
+#         width=8,
+#         levels="17",
+#         pictures="scikit-learn's digits, training set",
+#         recipe="chapter algorithms: 3 labels in 10 dropped, the rate falls to 0",
+#     )
 # network = average.module.eval()
 # print(network.load_state_dict(load_file(_weights.path("digits.safetensors"))))
 
@@ -1186,12 +1196,16 @@ class Guided(nn.Module):
         scale: the w of the equation; 0 for the label alone, with one network evaluation
             a step in the place of two.
 
+    Raises:
+        ValueError: if the scale is not finite.
+
     Equation: eq-guidance. Source: Ho and Salimans (2022), equation 6.
     """
 
     def __init__(self, model: Callable[..., Tensor], y: Tensor, scale: float = 0.0):
         super().__init__()
-        self.model, self.y, self.scale = model, y, scale
+        self.model, self.y = model, y
+        self.scale = check.number("scale", scale, "that is finite", math.isfinite)
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Return the noise in x_t (B, ...) at the times t (B,)."""
@@ -1235,6 +1249,14 @@ class Guided(nn.Module):
 #     print(f"spread {spread(drawn, wanted) / real_spread:.2f}")
 # assert right[0.0].mean() > 0.85
 # assert right[1.0].mean() >= right[0.0].mean()
+
+# %% [markdown]
+# The file of this network says how the network is built, with its labels (`save_network` wrote it; see [training](training.ipynb)). So the command line can draw from it. In a clone of the book's repository, the first line draws 64 sevens, and the second one picture of each digit, with more guidance:
+#
+# ```
+# ddpm-nb sample --network book/weights/digits.safetensors --out sevens.png --label 7 --guidance 1
+# ddpm-nb sample --network book/weights/digits.safetensors --out ten.png --label 0,1,2,3,4,5,6,7,8,9 --guidance 3 --count 10
+# ```
 
 # %% [markdown]
 # Or are they copies? A model that only recites its training set would satisfy the judge too. So measure, for each of the 256 samples, the distance to the nearest training picture, and compare with the same distance for digits that were kept aside. Samples that are copies would lie much closer. (The interval of the ratio comes from drawing both sets of distances again, with replacement, a thousand times: the bootstrap.)

@@ -321,11 +321,11 @@ class NetworkOptions(Options):
     dropout: float = option(0.1, "share of numbers dropped in a block", low=0, below=1)
     norm_num_groups: int = option(32, "groups of the normalisations")
 
-    def network(self, in_channels: int) -> UNet:
-        """Return a fresh network for pictures with so many channels."""
+    def network(self, in_channels: int, num_classes: int = 0) -> UNet:
+        """Return a fresh network for pictures with so many channels and labels."""
         names = [choice.name for choice in fields(NetworkOptions)]
         chosen = {name: getattr(self, name) for name in names}
-        return UNet(in_channels=in_channels, **chosen)
+        return UNet(in_channels=in_channels, num_classes=num_classes, **chosen)
 
 
 # %% [markdown]
@@ -754,9 +754,16 @@ def load_checkpoint(path: Path | str, trainer: Trainer) -> None:
 # - A damaged file is noticed. Each part of the file carries a checksum, and all are verified before anything is used. It is refused by name; the one before it can take its place, and then a run repeats some steps but loses nothing.
 # - Loading cannot run code. (Python's usual format, pickle, can hide a program in a file of weights.)
 #
-# The trained network itself is small compared with a checkpoint, and it is what one gives away. So it gets a file of its own: the averaged weights, with the configuration inside.
+# The trained network itself is small compared with a checkpoint, and it is what one gives away. So it gets a file of its own: the averaged weights, with the configuration inside. If the network knows labels, the configuration in the file says how many.
 
 # %%
+@dataclass(frozen=True, kw_only=True)
+class _SavedConfig(TrainConfig):
+    """The configuration in a network's file, which says how many labels it knows."""
+
+    num_classes: int = option(0, "how many labels the pictures may have", low=0)
+
+
 def save_network(
     path: Path | str,
     network: nn.Module,
@@ -770,7 +777,8 @@ def save_network(
 
     Args:
         path: the file, by custom `*.safetensors`.
-        network: a network that `config.network` has made; compiled or wrapped, too.
+        network: a network that `config.network` has made, with labels or without;
+            compiled or wrapped, too.
         config: that configuration.
         height: of the pictures that it was trained on.
         width: of these pictures.
@@ -792,7 +800,8 @@ def load_network(path: Path | str) -> tuple[UNet, Schedule, dict[str, str]]:
 
     The notes say on what it was trained: `height`, `width`, `channels` of the pictures,
     what it predicts (`prediction`: "noise") and, where known, `levels`, the number of
-    grey levels. Files of older versions are read, too.
+    grey levels. How many labels it knows, says the network itself (`num_classes`). Files
+    of older versions are read, too.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -800,8 +809,8 @@ def load_network(path: Path | str) -> tuple[UNet, Schedule, dict[str, str]]:
     """
     weights, notes = _runs.read_network(Path(path))
     with _runs.holding(path):
-        config = TrainConfig.from_json(notes.pop("config"))
-    network = config.network(weights["stem.weight"].shape[1])
+        config = _SavedConfig.from_json(notes.pop("config"))
+    network = config.network(weights["stem.weight"].shape[1], config.num_classes)
     _runs.fill(network, weights, path)
     return network.eval(), config.noise_schedule(), notes
 

@@ -912,6 +912,14 @@ def test_a_guided_network_is_a_network() -> None:
     assert len(calls) == 3 and calls[2] is None
 
 
+@pytest.mark.parametrize("w", [math.inf, -math.inf, math.nan])
+def test_guidance_without_end_is_refused(w: float) -> None:
+    with pytest.raises(
+        ValueError, match=f"scale: expected a number that is finite, got {w}"
+    ):
+        Guided(by_label, torch.tensor(0), w)
+
+
 def test_a_share_of_the_labels_is_dropped() -> None:
     y = torch.arange(10_000) % 10
     dropped = drop_labels(y, 10, 0.2, generator())

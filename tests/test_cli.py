@@ -16,15 +16,17 @@ import pytest
 import torch
 from helpers import ROOT
 from PIL import Image
+from test_commands import commands
 from torch import Tensor
 from torch.testing import assert_close
 
 from ddpm_nb import _cli
 from ddpm_nb._data import load_folder, to_float
 from ddpm_nb._noise import CounterNoise
+from ddpm_nb.algorithms import sample
 from ddpm_nb.cifar10 import Labelled
 from ddpm_nb.evaluation import bits_per_dim
-from ddpm_nb.fewer_steps import timesteps
+from ddpm_nb.fewer_steps import log_snr_timesteps, multistep, timesteps
 from ddpm_nb.forward import Schedule
 from ddpm_nb.training import TrainConfig, load_network, save_network
 
@@ -33,6 +35,9 @@ SMALL = [
     "--norm-num-groups=4", "--T=10", "--batch-size=4",
     "--no-flip", "--save-every=2", "--log-every=1", "--schedule=cosine",
 ]  # fmt: skip
+
+
+DIGITS = ROOT / "book/weights/digits.safetensors"
 
 
 @pytest.fixture
@@ -131,17 +136,30 @@ def test_refusals_name_the_flag(
     assert _cli.main([*data, run]) == 0
     draw = ["sample", "--network", run, "--out", new]
     for more, message in (
-        ("--count=0", "--count: expected at least 1, got 0\n"),
-        ("--batch-size=0", "--batch-size: expected at least 1, got 0\n"),
-        ("--seed=-1", "--seed: expected at least 0, got -1\n"),
-        ("--steps=0", "--steps: expected at least 1, got 0\n"),
-        ("--steps=11", "--steps: expected 1 ... 10, got 11\n"),
-        ("--size=7x8", "--size: expected multiples of 2, which the network can halve, got 7x8\n"),
-        ("--network=none", "--network: expected a network, got none: no such file\n"),
-        ("--eta=2 --method=ddim", "--eta: expected a number from 0 to 1, got 2.0\n"),
+        ("--count=0", "--count: expected at least 1, got 0"),
+        ("--batch-size=0", "--batch-size: expected at least 1, got 0"),
+        ("--seed=-1", "--seed: expected at least 0, got -1"),
+        ("--steps=0", "--steps: expected at least 1, got 0"),
+        ("--steps=11", "--steps: expected 1 ... 10, got 11"),
+        ("--size=7x8", "--size: expected multiples of 2, which the network can halve, got 7x8"),
+        ("--network=none", "--network: expected a network, got none: no such file"),
+        ("--eta=2 --method=ddim", "--eta: expected a number from 0 to 1, got 2.0"),
+        ("--eta=0", "--eta: expected with --method ddim only, got it with ddpm"),
+        ("--eta=0 --method=multistep", "--eta: expected with --method ddim only, got it with multistep"),
+        ("--variance=large --method=ddim", "--variance: expected with --method ddpm only, got it with ddim"),
+        ("--variance=small --method=multistep", "--variance: expected with --method ddpm only, got it with multistep"),
+        (f"--network={DIGITS} --method=multistep --steps=484", "--steps: expected 1 ... 483, got 484"),
+        ("--spacing=log_snr --steps=11", "--steps: expected 1 ... 10, got 11"),
+        ("--label=0", f"--label: expected with a network that knows labels, got {run}, which knows none"),
+        ("--guidance=1", "--guidance: expected with --label only, got it without"),
+        ("--guidance=0", "--guidance: expected with --label only, got it without"),
+        ("--label=0 --guidance=inf", "--guidance: expected a number that is finite, got inf"),
+        ("--label=0 --guidance=nan", "--guidance: expected a number that is finite, got nan"),
+        (f"--network={DIGITS} --label=10", "--label: expected 0 ... 9, got 10"),
+        (f"--network={DIGITS} --label=3,-1", "--label: expected 0 ... 9, got -1"),
     ):  # fmt: skip
-        assert refusal(capsys, *draw, *more.split()) == f"ddpm-nb: {message}"
-        assert (folder / "new").exists() == ("--eta" in more)
+        assert refusal(capsys, *draw, *more.split()) == f"ddpm-nb: {message}\n"
+        assert not (folder / "new").exists()
     judge = ["evaluate", "--network", run, "--data", mine, "--out", str(folder / "b/a")]
     for more, message in (
         ("--count=7", "--count: expected 2 ... 6, got 7\n"),
@@ -314,7 +332,7 @@ def test_sample_hands_every_flag_on(
         return torch.zeros(shape) + 0.1 * noise[:, :1, :1, :1]
 
     monkeypatch.setattr(_cli, "sample", draw)
-    for name in ("strided", "ddim"):
+    for name in ("strided", "ddim", "multistep"):
         monkeypatch.setattr(_cli, name, recorder(name))
     monkeypatch.setattr(_cli, "network", no_network)
     monkeypatch.setattr(
@@ -334,6 +352,19 @@ def test_sample_hands_every_flag_on(
             ("ddim", 0.3),
             timesteps(10, 5, "quadratic"),
         ),
+        ("--method multistep", ("multistep",), log_snr_timesteps(TEN)),
+        ("--method multistep --steps 4", ("multistep",), log_snr_timesteps(TEN, 4)),
+        (
+            "--method multistep --steps 4 --spacing leading",
+            ("multistep",),
+            timesteps(10, 4, "leading"),
+        ),
+        (
+            "--method ddim --steps 4 --spacing log_snr",
+            ("ddim", 0.0),
+            log_snr_timesteps(TEN, 4),
+        ),
+        ("--spacing log_snr", ("strided", "large"), log_snr_timesteps(TEN)),
     ):
         assert _cli.main([*base, "--count", "2", *more.split()]) == 0
         assert calls[-1][:3] == (rule, times, 2)
@@ -588,11 +619,25 @@ def cut(path: Path, count: int, size: int = 8) -> Tensor:
     return torch.stack(rows[:count])
 
 
-@pytest.mark.parametrize("more", ["", "--steps 4", "--method ddim --steps 4 --eta 0.5"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        "",
+        "--steps 4",
+        "--method ddim --steps 4 --eta 0.5",
+        "--method multistep --steps 4",
+        "--label 3,1,4 --guidance 0.5 --method multistep --steps 5",
+        "--label 0,1,2,3,4 --steps 5 --spacing log_snr",
+    ],
+)
 def test_a_picture_is_the_same_in_any_company(folder: Path, more: str) -> None:
     """Within one grey level where batches have other members; bit for bit where they have the same."""
-    assert train(folder, "--steps", "2") == 0
-    draw = ["sample", "--network", str(folder / "run"), *more.split()]
+    if "--label" in more:
+        network = str(DIGITS)
+    else:
+        assert train(folder, "--steps", "2") == 0
+        network = str(folder / "run")
+    draw = ["sample", "--network", network, *more.split()]
 
     def drawn(count: int, batch: int) -> Tensor:
         out = folder / "a.png"
@@ -656,12 +701,16 @@ def test_two_processes_train_and_draw_what_one_does(folder: Path) -> None:
     first, second = weights
     for name in first:  # gradients are summed in another order
         assert torch.allclose(first[name], second[name], atol=1e-5), name
-    draw = ["sample", "--network", str(folder / "1"), "--count=7", "--batch-size=3"]
-    for processes in (1, 2):
-        out = str(folder / f"{processes}.png")
-        said = launched(processes, *draw, "--out", out)
-        assert f"7 pictures, 10 steps on {processes} x cpu" in said
-    assert (folder / "1.png").read_bytes() == (folder / "2.png").read_bytes()
+    labels = ["--label=3,1,4,1,5", "--guidance=1", "--method=multistep", "--steps=5"]
+    for network, more, steps in ((folder / "1", [], 10), (DIGITS, labels, 5)):
+        draw = ["sample", "--network", str(network), "--count=7", "--batch-size=3"]
+        for processes in (1, 2):
+            out = str(folder / f"{processes}.png")
+            said = launched(processes, *draw, *more, "--out", out)
+            assert f"7 pictures, {steps} steps on {processes} x cpu" in said
+        for kind in ("png", "json"):
+            one, two = (folder / f"{i}.{kind}" for i in (1, 2))
+            assert one.read_bytes() == two.read_bytes()
 
 
 def test_evaluate_in_several_processes_is_refused(
@@ -687,6 +736,111 @@ def test_what_fails_in_all_processes_is_said_once(
         monkeypatch.setenv("RANK", rank)
         assert "--seed: expected" in refusal(capsys, "train", *wrong)
         assert len(waited) == times
+
+
+# --- labels, and what the .json says
+
+
+def drawn_as(tmp_path: Path, more: str) -> tuple[dict[str, Any], Tensor]:
+    """What the .json says, and the pictures; from the book's own digits network."""
+    out = tmp_path / "a.png"
+    command = ["sample", "--network", str(DIGITS), "--out", str(out), *more.split()]
+    assert _cli.main(command) == 0
+    how: dict[str, Any] = json.loads(out.with_suffix(".json").read_text())
+    return how, cut(out, how["count"])
+
+
+def test_the_command_line_draws_what_the_chapter_draws(tmp_path: Path) -> None:
+    """Labels in turn, two answers of the network combined by hand, and the noise of each picture drawn alone."""
+    net, schedule, _ = load_network(DIGITS)
+    times = log_snr_timesteps(schedule, 6)
+    noise = CounterNoise(5, (1, 8, 8))
+    for labels, w in (("7", 0.0), ("3,8", 1.5)):
+        more = f"--label {labels} --guidance {w} --method multistep --steps 6 --count 5 --seed 5"
+        _, got = drawn_as(tmp_path, more)
+        each = [int(label) for label in labels.split(",")]
+        for i in range(5):
+            y = torch.tensor([each[i % len(each)]])
+
+            def model(x: Tensor, t: Tensor, y: Tensor = y, w: float = w) -> Tensor:
+                asked, plain = net(x, t, y), net(x, t, torch.tensor([10]))
+                return (1 + w) * asked - w * plain
+
+            x_T = noise(torch.tensor([i]), times[0])
+            with torch.no_grad():
+                x = sample(model, (1, 1, 8, 8), schedule, multistep(), times, x_T=x_T, clip=True)  # fmt: skip
+            level = ((x.clamp(-1, 1) + 1) * 127.5).round()[0, 0]
+            assert (got[i] - level).abs().max() <= 1
+
+
+def test_digits_that_were_asked_for_are_drawn(tmp_path: Path) -> None:
+    """By a judge who has seen only real digits. Four seeds gave 40 of 40 each; chance gives four."""
+    from sklearn.datasets import load_digits
+    from sklearn.neighbors import KNeighborsClassifier
+
+    judge = KNeighborsClassifier(5).fit(*load_digits(return_X_y=True))
+    for more in ("--method multistep --steps 20", "--steps 50 --spacing log_snr"):
+        _, got = drawn_as(tmp_path, f"--label 9,0,2,7 --guidance 1 --count 40 {more}")
+        said = judge.predict(got.flatten(1) / 255 * 16)
+        right = sum(a == b for a, b in zip(said, [9, 0, 2, 7] * 10, strict=True))
+        assert right >= 34
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ("", ("ddpm", "trailing", None, "large", 500, None, None)),
+        ("--variance small --spacing leading --steps 4", ("ddpm", "leading", None, "small", 4, None, None)),
+        ("--method ddim --steps 4", ("ddim", "trailing", 0.0, None, 4, None, None)),
+        ("--method ddim --eta 0.5 --steps 4 --label 7", ("ddim", "trailing", 0.5, None, 4, [7], 0.0)),
+        ("--method multistep --steps 4", ("multistep", "log_snr", None, None, 4, None, None)),
+        ("--method multistep", ("multistep", "log_snr", None, None, 483, None, None)),
+        (
+            "--method multistep --spacing linspace --steps 4 --label 1,0 --guidance -0.5",
+            ("multistep", "linspace", None, None, 4, [1, 0], -0.5),
+        ),
+    ],
+)  # fmt: skip
+def test_the_json_names_every_choice(
+    more: str, told: tuple[object, ...], tmp_path: Path
+) -> None:
+    """What was typed, what the default was, and null where there is no such choice."""
+    how, _ = drawn_as(tmp_path, f"--count 2 --seed 3 {more}")
+    names = "method spacing eta variance steps label guidance"
+    assert tuple(how[name] for name in names.split()) == told
+    always = {"count": 2, "seed": 3, "batch_size": 128, "size": [8, 8], "clip": True}
+    assert always.items() <= how.items()
+
+
+def test_the_commands_of_the_book_draw_from_its_digits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the chapters and of --help, where a clone has its models; only four pictures of each."""
+    (tmp_path / "book").symlink_to(ROOT / "book")
+    monkeypatch.chdir(tmp_path)
+    for name in ("algorithms", "fewer_steps", "_cli"):
+        text = (ROOT / f"ddpm_nb/{name}.py").read_text(encoding="utf-8")
+        typed = [line.split() for line in commands(text) if "weights/digits" in line]
+        assert typed
+        for words in typed:
+            out = tmp_path / words[words.index("--out") + 1]
+            assert words[0] == "ddpm-nb" and _cli.main([*words[1:], "--count=4"]) == 0
+            with Image.open(out) as sheet:
+                assert sheet.size == (16, 16)
+            for path in (out, out.with_suffix(".json")):
+                path.unlink()
+
+
+def test_labels_reach_a_network_of_diffusers(tmp_path: Path) -> None:
+    """The same weights in both kinds of file: the same pictures."""
+    net, _, _ = load_network(DIGITS)
+    net.save_diffusers(tmp_path / "unet", size=8)
+    common = "--label 4,6 --guidance 1 --count 3 --steps 5 --method multistep"
+    how, ours = drawn_as(tmp_path, common)
+    assert how["label"] == [4, 6]
+    theirs = f"--network {tmp_path}/unet --diffusers --schedule cosine --T 500"
+    _, got = drawn_as(tmp_path, f"{common} {theirs}")
+    assert (got - ours).abs().max() <= 1
 
 
 # --- said in one line

@@ -314,7 +314,8 @@ def test_the_hub_is_asked_for_the_scheduler(
 def test_another_prediction_says_the_same_noise(prediction: Any) -> None:
     """From a known x_0 and noise: the network that answers exactly v, or x_0, answers exactly the noise."""
     schedule, generator = Schedule.linear(50), torch.Generator().manual_seed(0)
-    x_0, noise = torch.randn(2, 3, 1, 4, 4, dtype=torch.float64, generator=generator)
+    drawn = torch.randn(3, 3, 1, 4, 4, dtype=torch.float64, generator=generator)
+    picture, other, noise = drawn
     t = torch.tensor([1, 20, 50])
     cos, sin = (
         part[t, None, None, None]
@@ -322,11 +323,15 @@ def test_another_prediction_says_the_same_noise(prediction: Any) -> None:
     )
 
     class Exact(torch.nn.Module):
-        def forward(self, x: Tensor, t: Tensor) -> Tensor:
-            return cos * noise - sin * x_0 if prediction == "v" else x_0
+        def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+            x_0, e = (picture, noise) if y is None else (other[y], noise[y])
+            return cos * e - sin * x_0 if prediction == "v" else x_0
 
     model = _diffusers.AsNoise(Exact(), prediction, schedule)
-    assert_close(model(cos * x_0 + sin * noise, t), noise, rtol=1e-9, atol=1e-8)
+    assert_close(model(cos * picture + sin * noise, t), noise, rtol=1e-9, atol=1e-8)
+    y = torch.tensor([2, 0, 0])  # a network with labels is told them
+    x_t = cos * other[y] + sin * noise[y]
+    assert_close(model(x_t, t, y), noise[y], rtol=1e-9, atol=1e-8)
 
 
 def test_a_compiled_network_is_saved_as_itself(tmp_path: Path) -> None:

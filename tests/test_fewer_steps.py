@@ -1171,6 +1171,49 @@ def test_times_in_lambda_are_even_where_there_is_room() -> None:
         log_snr_timesteps(schedule, 10.0)
 
 
+@pytest.mark.parametrize(
+    "schedule",
+    [Schedule.linear(T=500), Schedule.linear(T=250), Schedule(torch.full((60,), 0.05))],
+    ids=["linear 500", "linear 250", "beta 0.05"],
+)
+@pytest.mark.parametrize("steps", [2, 5, 10])
+def test_times_in_lambda_are_even_where_the_schedule_ends_early(
+    schedule: Schedule, steps: int
+) -> None:
+    """No end of theirs is reached, so both are the schedule's own: no gap is far from the mean gap.
+
+    A time is nearest to its point, so it is off by at most half a step of the chain.
+    """
+    level = (schedule.log_snr / 2).tolist()
+    assert level[-1] > -4 and level[1] < 9
+    times = log_snr_timesteps(schedule, steps, high=9.0)
+    assert (times[0], times[-2]) == (schedule.T, 1)
+    mean = (level[1] - level[-1]) / (steps - 1)
+    for t, s in pairwise(times[:-1]):
+        rounding = (level[t - 1] - level[t + 1 if t < schedule.T else t]) / 2
+        rounding += (level[s - 1 if s > 1 else s] - level[s + 1]) / 2
+        assert abs(level[s] - level[t] - mean) <= rounding
+
+
+def test_a_walk_in_lambda_wastes_no_step_at_the_noisy_end() -> None:
+    """As the linear schedule of 500 steps once did: 500, 499, 492, ..."""
+    times = log_snr_timesteps(Schedule.linear(T=500), 10)
+    assert times[0] == 500 and times[1] < 450
+
+
+@pytest.mark.parametrize("schedule", [Schedule.cosine(T=50), Schedule.linear(T=50)])
+def test_without_a_number_of_steps_all_times_in_between_are_visited(
+    schedule: Schedule,
+) -> None:
+    times = log_snr_timesteps(schedule)
+    level = schedule.log_snr / 2
+    inside = [t for t in range(50, 0, -1) if -4 <= level[t] <= 3]
+    assert set(inside) <= set(times)
+    # Besides, at each end one time at most, the nearest.
+    assert len(times) - 1 <= len(inside) + 2
+    assert times == (*range(times[0], times[-2] - 1, -1), 0)
+
+
 # --- the analytic variance
 
 

@@ -24,7 +24,9 @@ import pytest
 import sympy
 import torch
 import two_processes
+from helpers import ROOT
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -34,6 +36,7 @@ from ddpm_nb._files import write_whole
 from ddpm_nb._noise import CounterNoise
 from ddpm_nb._options import option, setting
 from ddpm_nb.algorithms import sample
+from ddpm_nb.forward import Schedule
 from ddpm_nb.training import (
     EMA,
     TrainConfig,
@@ -46,6 +49,7 @@ from ddpm_nb.training import (
     save_checkpoint,
     save_network,
 )
+from ddpm_nb.unet import UNet
 
 HERE = Path(__file__).parent
 # Of the processes that tests start.
@@ -1806,7 +1810,81 @@ def test_networks_of_all_versions_load(
 
 def test_there_is_no_version_without_a_test() -> None:
     there = sorted(path.stem for path in VERSIONS.glob("*.safetensors"))
-    assert there == ["1", "2", "3"]
+    assert there == ["1", "2", "3", "4"]
+
+
+def test_a_network_with_labels_of_version_4_loads() -> None:
+    """The first version with labels; the numbers are what it answered then, without a label, and for two."""
+    network, schedule, about = load_network(VERSIONS / "4.safetensors")
+    assert (network.num_classes, schedule.T, network.training) == (3, 10, False)
+    assert about == {
+        "channels": "1", "height": "4", "levels": "256", "pictures": "noise", "prediction": "noise", "width": "4",
+    }  # fmt: skip
+    x, t = torch.linspace(-1, 1, 16).reshape(1, 1, 4, 4), torch.tensor([5])
+    for y, drawn in (
+        (None, [-0.5290903449, -0.4668262899]),
+        (0, [-0.5434367657, -0.4920539856]),
+        (2, [-0.5381068587, -0.4588651359]),
+    ):
+        with torch.no_grad():
+            answer = network(x, t, None if y is None else torch.tensor([y]))
+        assert answer.flatten()[:2].tolist() == pytest.approx(drawn, abs=1e-4)
+
+
+@pytest.mark.parametrize("labels", [0, 1, 3])
+def test_labels_travel_in_the_file_s_configuration(labels: int, tmp_path: Path) -> None:
+    """Through wrappers, too; a file without labels says nothing of them, so that an older version reads it."""
+    from safetensors import safe_open
+
+    path, network = tmp_path / "a.safetensors", config().network(1, labels)
+    for weight in network.parameters():
+        nn.init.normal_(weight)
+    for wrapped in (network, nn.DataParallel(network)):
+        save_network(path, wrapped, config(), height=8, width=8)
+        with safe_open(path, framework="pt") as file:
+            said = json.loads(file.metadata()["config"])
+        assert said.pop("num_classes", None) == (labels or None)
+        assert TrainConfig.from_json(json.dumps(said)) == config()
+        again, _, about = load_network(path)
+        assert again.config == network.config and about["channels"] == "1"
+        state = again.state_dict()
+        assert state.keys() == network.state_dict().keys()
+        assert all(torch.equal(state[n], w) for n, w in network.state_dict().items())
+
+
+def test_labels_that_do_not_fit_their_weights_are_refused(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    path, state = tmp_path / "a.safetensors", config().network(1, 3).state_dict()
+    for labels, message in (
+        (0, "expected weights that fit their configuration"),
+        (4, "expected weights that fit their configuration"),
+        (-1, r"a\.safetensors .*num_classes: expected at least 0, got -1"),
+        ("3", r"a\.safetensors .*num_classes: expected a whole number, got '3'"),
+    ):
+        said = json.dumps(asdict(config()) | {"num_classes": labels})
+        save_file(state, path, metadata={"config": said})
+        with pytest.raises(ValueError, match=message):
+            load_network(path)
+
+
+def test_the_digits_file_says_the_whole_network() -> None:
+    """That of chapter `algorithms`, as the chapters build it."""
+    path = ROOT / "book/weights/digits.safetensors"
+    network, schedule, about = load_network(path)
+    built = UNet.digits()
+    built.load_state_dict(load_file(path))
+    assert network.config == built.config and network.num_classes == 10
+    assert torch.equal(weights(network), weights(built))
+    assert torch.equal(schedule.beta, Schedule.cosine(T=500).beta)
+    wanted = {
+        "height": "8",
+        "width": "8",
+        "channels": "1",
+        "levels": "17",
+        "prediction": "noise",
+    }
+    assert wanted.items() <= about.items()
 
 
 @pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")

@@ -128,7 +128,8 @@ def main() -> int:
     parser.add_argument("chapters", nargs="*", metavar="CHAPTER", help="default: all")
     options = parser.parse_args()
     paths, start = notebooks(options.root, options.chapters)[::-1], time.monotonic()
-    trains = [path for path in paths if os.environ.get("DDPM_NB_WRITE_WEIGHTS") and "save_file(" in path.read_text()]
+    asks = "DDPM_NB_WRITE_WEIGHTS"
+    trains = [path for path in paths if os.environ.get(asks) and asks in path.read_text(encoding="utf-8")]
     for group in (trains, [path for path in paths if path not in trains]):
         if each(group, lambda path: write_notebook(run(path), path), workers=WORKERS):
             return 1
