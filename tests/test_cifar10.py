@@ -450,10 +450,10 @@ def test_the_small_run_is_one_run(
     text = _weights.path("cifar10-small-log.jsonl").read_text()
     log = [json.loads(line) for line in text.splitlines()]
     steps, minutes = [[line[key] for line in log] for key in ("step", "minutes")]
-    assert steps == list(range(50, steps[-1] + 1, 50))
+    assert steps[:-1] == list(range(50, steps[-1], 50))
     assert minutes == sorted(minutes)
     assert (notes["steps"], notes["minutes"]) == (f"{steps[-1]}", f"{minutes[-1]:.1f}")
-    assert "JPEG" in notes["pictures"] and "CPU" in notes["hardware"]
+    assert "JPEG" in notes["pictures"] and "H200" in notes["hardware"]
     loss = [line["loss"] for line in log]
     assert sum(loss[-20:]) / 20 < min(loss[:10])
     assert schedule.T == 1000
