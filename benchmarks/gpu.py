@@ -43,7 +43,13 @@ from ddpm_nb import _devices, _runs
 from ddpm_nb._files import make_folder, write_whole
 from ddpm_nb.fewer_steps import ddim_sample
 from ddpm_nb.forward import Schedule
-from ddpm_nb.training import TrainConfig, Trainer, load_checkpoint, save_checkpoint
+from ddpm_nb.training import (
+    TrainConfig,
+    Trainer,
+    _content,
+    load_checkpoint,
+    save_checkpoint,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT, PAGE = ROOT / "benchmarks/gpu.json", ROOT / "book/gpu.md"
@@ -419,6 +425,9 @@ def resume(device: str, until: float) -> Iterator[Row]:
         save_checkpoint(path, straight)
         spent, size = time.perf_counter() - start, path.stat().st_size / 1e9
         yield Row("checkpoint written", spent, "s", note=f"{size:.2f} GB")
+        held = held_up(straight, Path(folder) / "run")
+        note = f"then written beside it; the first, {held[0]:.2f} s"
+        yield Row("training held up, in a run", held[1], "s", note=note)
         resumed = Trainer(config(device), pictures(device))
         load_checkpoint(path, resumed)
     pairs = [
@@ -436,6 +445,18 @@ def resume(device: str, until: float) -> Iterator[Row]:
     # Another batch, or other noise, changes a loss by about 2e-3.
     what = "three losses after it: largest relative difference"
     yield Row(what, worst, note="at most 1e-4", failed=not worst <= 1e-4)
+
+
+def held_up(trainer: Trainer, folder: Path) -> list[float]:
+    """Return for how long two checkpoints of a run, one after the other, keep it from its next step."""
+    run, spent = _runs.Run(trainer, folder, time.monotonic(), {}, progress=False), []
+    with run.claim(), run.session():
+        for _ in range(2):
+            run.written()  # the first takes memory that the second finds
+            start = time.perf_counter()
+            run.save(_content(trainer))
+            spent.append(time.perf_counter() - start)
+    return spent
 
 
 def parts(trainer: Trainer, of: str) -> list[Tensor]:

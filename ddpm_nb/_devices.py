@@ -1,5 +1,7 @@
 """What a device can do: the package asks this, and not a device's name, so that a device of another name is served."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -33,6 +35,22 @@ def brought(x: Tensor, device: torch.device) -> Tensor:
     if x.device.type == "cpu" and pins(device):
         return x.pin_memory().to(device, non_blocking=True)
     return x.to(device)
+
+
+def copied(state: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """Return a copy on the CPU of what is now in a state on a device; the program waits once, for all of it."""
+
+    def copy(part: Any) -> Any:
+        if isinstance(part, Tensor):
+            place = torch.empty_like(part, device="cpu", pin_memory=pins(part.device))
+            return place.copy_(part, non_blocking=True)
+        if isinstance(part, dict):
+            return {name: copy(value) for name, value in part.items()}
+        return type(part)(map(copy, part)) if isinstance(part, list | tuple) else part
+
+    made: dict[str, Any] = copy(state)
+    torch.zeros((), device=device).item()  # comes after all of them, and is waited for
+    return made
 
 
 def records_graphs(device: torch.device) -> bool:

@@ -15,6 +15,7 @@ import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ddpm_nb import _files
+from ddpm_nb import _devices, _files
 from ddpm_nb._data import grey_levels, save_image_grid
 from ddpm_nb._files import make_folder, write_whole
 from ddpm_nb.algorithms import TrainStep
@@ -392,11 +393,18 @@ def write_network(
         TypeError: if the network is none.
         ValueError: if the configuration makes another network, which could not be loaded again.
     """
-    from safetensors.torch import save
-
     if not isinstance(network, nn.Module):
         raise TypeError(f"network: expected a network, got {type(network)}")
-    weights = _without_wrapper(network.state_dict())
+    write_weights(path, network.state_dict(), config, notes)
+
+
+def write_weights(
+    path: Path, state: dict[str, Tensor], config: Any, notes: dict[str, str]
+) -> None:
+    """Write what `write_network` writes, from a network's state."""
+    from safetensors.torch import save
+
+    weights = _without_wrapper(state)
     channels = len(weights["head.bias"]) if "head.bias" in weights else 3
     labels = len(weights["label.weight"]) - 1 if "label.weight" in weights else 0
     with torch.device("meta"):  # sizes alone
@@ -578,6 +586,7 @@ class Run:
         self.checkpoint = folder / "checkpoint.pt"
         self.logs = self.draws = self.saves = False
         self.minutes, self.recent = 0.0, list[TrainStep]()
+        self.writing: Future[None] | None = None
 
     @contextmanager
     def claim(self) -> Iterator[None]:
@@ -630,8 +639,11 @@ class Run:
             total=self.config.steps, initial=done, unit="step", disable=hidden
         )
         with StopSignals(alone=self.accelerator.num_processes == 1) as self.stop:
-            with self.bar:
-                yield
+            with self.bar, ThreadPoolExecutor(max_workers=1) as self.writer:
+                try:
+                    yield
+                finally:
+                    self.written()
             if self.log_file is not None:
                 self.log_file.close()
                 if self.stop.received:
@@ -650,6 +662,7 @@ class Run:
     def note(self, update: TrainStep) -> None:
         """Take a step down, and say what is due after it."""
         config, step, old = self.config, update.step, 0
+        self.written(wait=False)
         self.recent.append(update)
         self.minutes = (time.monotonic() - self.start) / 60
         self.bar.update()
@@ -683,20 +696,51 @@ class Run:
         if self.log_file is not None:
             self.log_file.sheet(self.trainer.steps, drawn)
 
-    def keep(self, save_network: Callable[..., None]) -> None:
-        """Write the averaged network, with what is known of it."""
+    def save(self, content: dict[str, Any]) -> None:
+        """Have a checkpoint written, and the network with it, as they are now; the training may go on meanwhile.
+
+        Raises:
+            OSError: if the one before could not be written; it is waited for.
+        """
         if self.log_file is None:
             return
+        self.written()
+        content = _devices.copied(content, self.trainer.device)
+        average, about = content["state"]["ema"], self._about(self.log_file)
+
+        def write() -> None:
+            write_checkpoint(self.checkpoint, content)
+            self._write_network(average, about)
+
+        self.writing = self.writer.submit(write)
+
+    def written(self, wait: bool = True) -> None:
+        """Raise what kept the last checkpoint from being written; wait for it first, or see whether it is done."""
+        if self.writing is not None and (wait or self.writing.done()):
+            self.writing.result()
+            self.writing = None
+
+    def keep(self) -> None:
+        """Write the averaged network, with what is known of it."""
+        if self.log_file is not None:
+            average = self.trainer.ema.model.state_dict()
+            self._write_network(average, self._about(self.log_file))
+
+    def _write_network(self, average: dict[str, Tensor], about: dict[str, str]) -> None:
+        path = self.folder / "network.safetensors"
+        write_weights(path, average, self.config, about)
+
+    def _about(self, log_file: Log) -> dict[str, str]:
         height, width = self.trainer.images.shape[-2:]
-        about = {
+        return {
             "steps": str(self.trainer.steps),
-            "minutes": f"{self.log_file.minutes + self.minutes:.1f}",
+            "minutes": f"{log_file.minutes + self.minutes:.1f}",
             "hardware": _hardware(self.accelerator),
             **({"levels": str(self.levels)} if self.levels else {}),
             **self.notes,
+            "height": str(height),
+            "width": str(width),
         }
-        path, network = self.folder / "network.safetensors", self.trainer.ema.model
-        save_network(path, network, self.config, height=height, width=width, **about)
 
 
 def _hardware(accelerator: Any) -> str:
@@ -711,7 +755,8 @@ class StopSignals:
     """Ctrl-C and SIGTERM become a wish, `received`, that a loop can grant at a good moment.
 
     When the block is left, the signal takes its usual course: KeyboardInterrupt, or the end of the process. A second
-    one does so at once, but only where a process is alone: launchers send the same signal more than once.
+    one does so at once, but only where a process is alone: launchers send the same signal more than once. (A thread
+    that writes is waited for on KeyboardInterrupt's way out.)
     """
 
     def __init__(self, alone: bool) -> None:

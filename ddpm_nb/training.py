@@ -708,6 +708,17 @@ class Trainer(Learner):
 FORMAT = 1
 
 
+def _content(trainer: Trainer) -> dict[str, Any]:
+    """Return what a checkpoint holds; all processes must call it."""
+    _runs.check_finite(trainer)
+    return {
+        "format": FORMAT,
+        "config": asdict(trainer.config),
+        "pictures": trainer.fingerprint,
+        "state": trainer.state_dict(),
+    }
+
+
 def save_checkpoint(path: Path | str, trainer: Trainer) -> None:
     """Write everything that `load_checkpoint` needs; all processes must call it.
 
@@ -717,13 +728,7 @@ def save_checkpoint(path: Path | str, trainer: Trainer) -> None:
         FloatingPointError: if a weight is not finite. The last checkpoint stays.
         OSError: if the file cannot be written. The last checkpoint stays.
     """
-    content = {
-        "format": FORMAT,
-        "config": asdict(trainer.config),
-        "pictures": trainer.fingerprint,
-        "state": trainer.state_dict(),
-    }
-    _runs.check_finite(trainer)
+    content = _content(trainer)
     if trainer.accelerator.is_main_process:
         _runs.write_checkpoint(Path(path), content)
 
@@ -753,6 +758,10 @@ def load_checkpoint(path: Path | str, trainer: Trainer) -> None:
 # - The last two are kept. Disks fail, too.
 # - A damaged file is noticed. Each part of the file carries a checksum, and all are verified before anything is used. It is refused by name; the one before it can take its place, and then a run repeats some steps but loses nothing.
 # - Loading cannot run code. (Python's usual format, pickle, can hide a program in a file of weights.)
+#
+# Writing takes time, but the training need not stand still meanwhile: a checkpoint must only hold the state of *one moment*. So `fit` copies the state into the CPU's memory, waiting once for the device, and another thread writes the copy while the next steps run. (Without a copy, these steps would change the weights on their way to the disk, and the file would mix several moments.)
+#
+# The price is memory for one more copy, and a longer way back: a kill during a write costs that checkpoint, too. As the next one that is due waits for the write, a kill loses two intervals at most. A run that ends, or is asked to stop, waits until its last checkpoint is there; a write that fails ends the run.
 #
 # The trained network itself is small compared with a checkpoint, and it is what one gives away. So it gets a file of its own: the averaged weights, with the configuration inside. If the network knows labels, the configuration in the file says how many.
 
@@ -820,7 +829,7 @@ def load_network(path: Path | str) -> tuple[UNet, Schedule, dict[str, str]]:
 #
 # `fit` puts it together. It starts a run, or goes on with the one that is in the folder: the same command does both. Beside the checkpoint it writes the averaged network, a log, and sheets of samples if asked for. `log_with="tensorboard"`, or another tracker that accelerate knows, shows the curves and the sheets there, too. Of several processes one writes; but *all* of them draw the samples, each a part of the sheet. (Where one draws alone, the others wait for it, and after some minutes they give up: a classic way to lose a run.)
 #
-# Somebody presses Ctrl-C, or the machine's owner takes it back (then a program gets the signal SIGTERM and has some seconds). Both are granted after the step at hand: `fit` saves, says so, and ends.
+# Somebody presses Ctrl-C, or the machine's owner takes it back (then a program gets the signal SIGTERM and has some seconds). Both are granted after the step at hand: `fit` saves, waits until the file is there, says so, and ends.
 
 # %%
 def fit(
@@ -858,7 +867,7 @@ def fit(
         FloatingPointError: if the loss is not finite. The last checkpoint is from
             before.
         ImportError: if the package of the tracker is missing.
-        OSError: if something cannot be written.
+        OSError: if something cannot be written; of a checkpoint, at a later step.
         TypeError: if the pictures are no tensor, or neither uint8 nor floating-point.
         ValueError: if the checkpoint is damaged, or belongs to another run; if another
             run is at work in the folder; if the launcher asks for what is not done.
@@ -870,7 +879,7 @@ def fit(
             load_checkpoint(checkpoint, trainer)
         with run.session():
             if trainer.steps:  # killed between its checkpoint and its network?
-                run.keep(save_network)
+                run.keep()
             while run.goes_on:
                 run.note(trainer.step())
                 if run.logs:
@@ -878,8 +887,7 @@ def fit(
                 if run.draws:  # first: what a checkpoint has passed is not done again
                     run.sheet(trainer.sample(config.samples))
                 if run.saves:
-                    save_checkpoint(run.checkpoint, trainer)
-                    run.keep(save_network)
+                    run.save(_content(trainer))  # written while the next steps run
     return trainer
 
 # %% [markdown]

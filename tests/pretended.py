@@ -88,7 +88,8 @@ class Pretended(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        kwargs = kwargs or {}
+        # All memory is the CPU's: none is pinned.
+        kwargs = {k: v for k, v in (kwargs or {}).items() if k != "pin_memory"}
         name = getattr(func, "__name__", "")
         if name in ("__get__", "__set__"):  # x.grad, and x.grad = ...
             name = func.__self__.__name__  # type: ignore[attr-defined]
@@ -100,7 +101,7 @@ class Pretended(TorchFunctionMode):
         if here and name in ("is_cpu", "is_cuda", "is_mps"):
             return name == f"is_{self.device.type}"
 
-        if name == "pin_memory":  # all memory is the CPU's
+        if name == "pin_memory":
             return args[0]
         if name in NAMES:
             return func(*args, **kwargs)

@@ -150,7 +150,9 @@ class Simulated(TorchDispatchMode):
         _register()
         self.float64 = float64
         self.waits: list[Place] = []
-        self.pinned: dict[int, Tensor] = {}  # kept, or another would get its number
+        self.pinned: dict[int, Tensor] = {}  # kept, or another would get its place
+        # Copies under way to the CPU: where to, and what.
+        self.late: list[tuple[Tensor, Tensor]] = []
         self.generators: dict[int, torch.Generator] = {}
 
     def __enter__(self) -> Self:
@@ -192,24 +194,30 @@ class Simulated(TorchDispatchMode):
         asked = kwargs.get("device")
         there = inside if asked is None else torch.device(asked).type == NAME
         if name == "is_pinned":
-            return id(args[0]) in self.pinned
+            return self._pins(args[0])
         if name == "_pin_memory":
             pinned: Tensor = args[0].clone()
-            self.pinned[id(pinned)] = pinned
+            self.pinned[pinned.data_ptr()] = pinned
             return pinned
+        if name == "copy_" and inside and self._pins(args[0]) and args[2:] == (True,):
+            self.late.append((args[0].zero_(), args[1].held.clone()))
+            return args[0]
         if not inside and not there and kwargs.get("generator") is None:
             return func(*args, **kwargs)
         if name == "copy_":
             there = isinstance(args[0], OnDevice)
         self._look(name, given, args, kwargs, inside, there)
+        pins = False
         if asked is not None:
             kwargs = kwargs | {"device": torch.device("cpu")}
-            kwargs.pop("pin_memory", None)
+            pins = bool(kwargs.pop("pin_memory", None))
             kwargs.pop("non_blocking", None)
         held = tree_map(lambda x: x.held if isinstance(x, OnDevice) else x, (args, kwargs))  # fmt: skip
         result = func(*held[0], **held[1])
         if name == "_to_copy" and result is held[0][0]:
             result = result.clone()
+        if pins:
+            self.pinned[result.data_ptr()] = result
         # What is written in place is the tensor that was given, not a new one.
         known = {id(x.held): x for x in given if isinstance(x, OnDevice)}
         if not there:
@@ -221,16 +229,16 @@ class Simulated(TorchDispatchMode):
     ) -> None:  # fmt: skip
         """Write down a wait; refuse what the device would."""
         if name in ("_to_copy", "copy_"):
-            if kwargs.get("non_blocking") and id(args[0]) in self.pinned:
+            if kwargs.get("non_blocking") and self._pins(args[0]):
                 return
             if inside and not there:
-                self.waits.append(here("copy to the CPU"))
+                self._wait("copy to the CPU")
             source = args[1] if name == "copy_" else args[0]
             if there and not isinstance(source, OnDevice):
-                self.waits.append(here("copy from the CPU"))
+                self._wait("copy from the CPU")
             return
         if name in WAITING:
-            self.waits.append(here(name))
+            self._wait(name)
         generator = kwargs.get("generator")
         if generator is not None and (generator._cdata in self.generators) != there:
             self.refuse(f"{name}: generator on {'the CPU' if there else 'the device'}")
@@ -241,9 +249,19 @@ class Simulated(TorchDispatchMode):
         for x in given:
             if not isinstance(x, OnDevice) and x.dim() > 0:
                 if name == "index" and isinstance(args[0], OnDevice):
-                    self.waits.append(here("index from the CPU"))
+                    self._wait("index from the CPU")
                 else:
                     self.refuse(f"{name}: tensor {tuple(x.shape)} on the CPU")
+
+    def _pins(self, x: Tensor) -> bool:
+        return not isinstance(x, OnDevice) and x.data_ptr() in self.pinned
+
+    def _wait(self, what: str) -> None:
+        """Write a wait down; what was under way to the CPU has then come."""
+        self.waits.append(here(what))
+        for place, values in self.late:
+            place.copy_(values)
+        self.late.clear()
 
     def _put(self, x: Any, known: dict[int, OnDevice]) -> Any:
         if not isinstance(x, Tensor):

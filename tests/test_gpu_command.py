@@ -16,7 +16,7 @@ from helpers import ROOT
 from benchmarks import gpu
 
 ROWS = {
-    "peak": 6, "training": 2, "sampling": 2, "agreement": 2, "resume": 3, "processes": 2, "correctness": 1,
+    "peak": 6, "training": 2, "sampling": 2, "agreement": 2, "resume": 4, "processes": 2, "correctness": 1,
 }  # fmt: skip
 
 

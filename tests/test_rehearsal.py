@@ -9,6 +9,7 @@ It can not see:
   autocast's list of operations is the simulation's own, and fp16 with its loss scale is not rehearsed;
 - memory: how much is needed, where it is aliased, whether an address is still alive;
 - streams: order, overlap, races. A copy from pinned memory that is not waited for counts as free, and is done at once;
+  one to pinned memory arrives with the next wait;
 - waits inside a kernel, a driver or an allocator, and those of other libraries (NCCL, Python's own);
 - speed of any kind; `torch.compile` and CUDA graphs on a device; several devices, or several processes;
 - the device's own global random numbers: here they are the CPU's;
@@ -226,13 +227,12 @@ def test_a_run_stops_goes_on_and_waits_only_where_it_must(
     once = {  # a line of the log, and a save
         "_runs.py:mean_of": 3,
         "_runs.py:check_finite": 3,
-        "_runs.py:write_checkpoint": 5 * n + 1,  # network, average, Adam's three, order
-        "_runs.py:write_network": n,
+        "_devices.py:copied": 1,  # for all: network, average, Adam's three, order
     }
     assert whole == start | {place: 2 * count for place, count in once.items()}
     assert second == start | once | {
         "training.py:load_state_dict": 5 * n + 1,
-        "_runs.py:write_network": 2 * n,  # also at the start
+        "_runs.py:write_weights": n,  # at the start
     }
 
 
