@@ -114,9 +114,9 @@ check: setup ## the fast checks: pairs, lint, types, spelling, links, alt text
 bench: setup ## time the U-Net side by side with diffusers (or BENCH="train --rounds 3", BENCH=--ablate)
 	@$(PY) -m benchmarks $(BENCH)
 
-gpu: setup ## test and time everything on this machine's GPU, at most 20 minutes (or PARTS="peak,training")
+gpu: setup ## test and time everything on this machine's GPU, at most 20 minutes (or PARTS="peak,training" MINUTES=6)
 	@env $(if $(CUDA_VISIBLE_DEVICES),,-u CUDA_VISIBLE_DEVICES) -u ACCELERATE_TORCH_DEVICE \
-		$(PY) -m benchmarks.gpu $(if $(PARTS),--only $(PARTS))
+		$(PY) -m benchmarks.gpu $(if $(PARTS),--only $(PARTS)) $(if $(MINUTES),--minutes $(MINUTES))
 
 mutants: setup ## break the package in every small way and see a test fail (hours; goes on where it stopped; or ROOMS="loss vae:rest")
 	@$(PY) -m tools.mutants $(ROOMS)

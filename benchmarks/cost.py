@@ -698,10 +698,11 @@ def card_text(one: Card, counts: dict[str, int]) -> str:
         [f"**Measured on one {one.name}**, {one.date}, {one.software}:", "", *said]
     )
     if one.eager:
-        each = BATCH / one.eager / counts["operators"]
+        each, assumed = BATCH / one.eager / counts["operators"], Links().launch
         text += (
             f"\n\nNot compiled, an update of {BATCH} pictures took {short(BATCH / one.eager)}, or {short(each)} an "
-            "operator. So no operator took longer than that to start, on average."
+            f"operator. So no operator took longer than that to start, on average. With {short(each)} in the place of "
+            f"the {short(assumed)} that are assumed below, launches would take {each / assumed:.1f} times as long."
         )
     return text
 
@@ -791,6 +792,9 @@ def page(result: dict[str, Any], one: Card | None, links: Links) -> str:
         f"at full size, one block a level, float32. Sampling draws {base['sampled']} pictures; processes share a batch "
         f"of {base['shared']}.",
         growth(result),
+        "Small batches and small pictures are where the measured time lies above the prediction: to start an operator "
+        "takes time, too, and there it is most of the work. Below 1 means that the large product and the large copy "
+        "were no upper bound: smaller pieces stay in the caches, and other programs slow down the large ones.",
         f"{result['hardware']}; {result['software']}; {result['date']}, seed {result['seed']}, {result['rounds']} "
         f"rounds in which all take turns{busy}. The matrix product reached {rates['product'] / 1e9:.1f} GFLOP/s, the "
         f"copy {rates['copy'] / 1e9:.1f} GB/s. Steps of one process are timed by the processor's clock; several "

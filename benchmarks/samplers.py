@@ -89,7 +89,7 @@ class Subject:
             times = (
                 tuple(range(T, -1, -1))
                 if steps == T
-                else log_snr_timesteps(self.schedule, steps, *(ends or (-4.0, 3.0)))
+                else log_snr_timesteps(self.schedule, steps, *(ends or (-5.0, 3.0)))
             )
             return times, multistep()
         times = timesteps(T, steps)
@@ -322,6 +322,10 @@ def main(words: list[str] | None = None) -> None:
         found = result["networks"].setdefault(
             name, {"T": subject.schedule.T, "pictures": subject.pictures}
         )
+        if (there := found["pictures"]) != subject.pictures:
+            parser.error(
+                f"--out: expected {subject.pictures} pictures a seed, got {there} in {options.out}"
+            )
         measured(subject, found, keep)
         for line, met in goals(name, found, subject.goal) if not options.quick else ():
             print(line)

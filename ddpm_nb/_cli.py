@@ -284,7 +284,7 @@ def add_sample(commands: Any) -> None:
     add(draw, "method", Literal["ddpm", "ddim", "multistep"], "ddpm", told)
     add(draw, "eta", float, None, "fresh noise in DDIM, 0 to 1 (default: 0)")
     told = (
-        "how fewer steps are spread; log_snr: evenly in half the log signal-to-noise ratio, from -4 to 3 "
+        "how fewer steps are spread; log_snr: evenly in half the log signal-to-noise ratio, from -5 to 3 "
         "(default: trailing; with --method multistep, log_snr)"
     )
     add(draw, "spacing", Literal[Spacing, "log_snr"], None, told)

@@ -642,8 +642,12 @@ class Run:
             with self.bar, ThreadPoolExecutor(max_workers=1) as self.writer:
                 try:
                     yield
-                finally:
-                    self.written()
+                except BaseException as error:
+                    self.writer.shutdown()  # it waits for a write under way
+                    if (failed := self.failure()) is not None:
+                        error.add_note(f"The last checkpoint was not written: {failed}")
+                    raise
+                self.written()
             if self.log_file is not None:
                 self.log_file.close()
                 if self.stop.received:
@@ -719,6 +723,10 @@ class Run:
         if self.writing is not None and (wait or self.writing.done()):
             self.writing.result()
             self.writing = None
+
+    def failure(self) -> BaseException | None:
+        """Return what kept the last checkpoint from being written."""
+        return self.writing.exception() if self.writing is not None else None
 
     def keep(self) -> None:
         """Write the averaged network, with what is known of it."""

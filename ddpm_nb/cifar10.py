@@ -15,7 +15,7 @@
 #
 # **What you take away.** The data set, checked before it is used; the paper's configuration; a lower bound of its price on three GPUs; and one cell that trains. With a GPU it trains on CIFAR-10, for as long as you say. Without one it trains the digits briefly, so the chapter always runs. And a small network that was trained on CIFAR-10 for two and a half minutes: its log, its samples and its bits, beside what the paper reaches.
 #
-# **What has been tried, and what not.** The outputs that you see here are a CPU's. The training itself, the paper's network and the small one, has run on a GPU ([the table](gpu.md)); the cells of this page have not.
+# **What has been tried, and what not.** The training has run on a GPU: some minutes of the paper's network ([the table](gpu.md)), and the small network's whole run, whose log you will see. The cells of this page were run on a CPU.
 
 # %% tags=["active-ipynb"]
 # # In Colab this installs the book's package; elsewhere it is there, and nothing happens.

@@ -789,7 +789,7 @@ class UNet(nn.Module):
 # - **GroupNorm in float32.** For few channels a group and channels_last, torch's kernel for half precision is slow on CPUs, and its sums are less exact.
 # - **Dropout** from 16 random bits a number. Torch's own draw takes one random number for each decision, one after the other, on one core only. So the more cores compute, the more this brings.
 #
-# **On a GPU** the layers are so quick that starting them is what costs. One training update is some two thousand small programs, the *kernels*, and Python starts each by itself. `torch.compile` merges many of them into few, and CUDA can record the rest as one *graph*, which is launched at once: `TrainConfig(compile=True)` does both. On one NVIDIA H200, in bf16, this took the training from 2,039 pictures a second to 5,836. In the same session an earlier version of the normalisation, which left the channels_last order, had reached 4,823. [The table](gpu.md) has all that was measured there.
+# **On a GPU** the layers are so quick that starting them is what costs. One training update is some 2,600 operators, each a small program or several, the *kernels*, and Python starts each by itself. `torch.compile` merges many of them into few, and CUDA can record the rest as one *graph*, which is launched at once: `TrainConfig(compile=True)` does both, on one GPU and with the batch in one piece. On one NVIDIA H200, in bf16, this took the training from 2,039 pictures a second to 5,836 ([the table](gpu.md), one run; not compiled, fp16 had 2,567).
 #
 # Here are the last three of the list alone, on one core and tensors of the network's own sizes. The results are compared, the times are only printed.
 

@@ -173,8 +173,8 @@ def test_shares_are_of_the_peak_in_the_same_precision() -> None:
     assert "| bf16 | 8,000 pictures/s | 300 | 50% | 75% | 20.00 GB |  |" in text
     assert "| float32 | 700 | 30 | 60% |  |  |  |" in text
     assert "| fp16 |  |  |  |  |  | **failed** OutOfMemoryError: 2 / 3 |" in text
-    assert "at least 6,000 pictures/s (224 TFLOP/s) | 8,000 pictures/s |" in text
-    assert "at most 60 s | 50 s |" in text
+    assert "at least 6,000 pictures/s (224 TFLOP/s) | 8,000 pictures/s (bf16) |" in text
+    assert "at most 60 s | 50 s (bf16) |" in text
 
 
 def test_goals_are_those_of_the_network_s_own_work() -> None:
@@ -228,3 +228,47 @@ def test_ways_without_time_share_a_line_and_parts_not_run_are_named() -> None:
     assert shown.count(gpu.LATE) == 1
     left = "peak, sampling, agreement, resume, processes, correctness"
     assert f"Parts that it has not run: {left}." in shown
+
+
+def test_minutes_are_shared_out_among_the_parts_that_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limits: list[float] = []
+
+    def run(name: str, device: str, limit: float) -> Iterator[dict[str, Any]]:
+        limits.append(limit)
+        yield {"end": "whole"}
+
+    monkeypatch.setattr(gpu, "run_part", run)
+    words = [
+        "--device",
+        "cpu",
+        "--out",
+        str(tmp_path / "gpu.json"),
+        "--only",
+        "training,sampling",
+    ]
+    gpu.main([*words, "--minutes", "3"])
+    training, sampling = (gpu.PARTS[name][1] for name in ("training", "sampling"))
+    # What one part leaves, the next may have: together three minutes.
+    assert limits == pytest.approx(
+        [180 * training / (training + sampling), 180], rel=1e-2
+    )
+    for wrong in ("0", "-1", "nan"):
+        with pytest.raises(SystemExit):
+            gpu.main([*words, "--minutes", wrong])
+        assert "--minutes: expected a number above 0" in capsys.readouterr().err
+
+
+def test_nothing_is_compiled_late() -> None:
+    """Before the first one is done, nobody knows how long it takes; a third of the part's time must be left."""
+    began: list[gpu.Way] = []
+
+    def measure(device: str, way: gpu.Way) -> gpu.Row:
+        began.append(way)
+        time.sleep(0.8)
+        return gpu.Row(str(way), 1.0)
+
+    first, second = gpu.each_way("cpu", time.monotonic() + 1, measure)
+    assert [way.compiled for way in began] == [False]
+    assert (first.note, second.note) == ("", gpu.LATE)

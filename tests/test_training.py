@@ -1123,10 +1123,32 @@ def test_a_run_ends_when_its_checkpoint_is_there(
     assert notes["steps"] == str(expected)
 
 
+def test_an_error_of_the_training_is_not_hidden_by_one_of_the_disk(
+    pictures: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first is raised, and says what became of the checkpoint under way."""
+
+    def full(file: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    def at(trainer: Trainer) -> None:
+        if trainer.steps == 3:
+            assert disk.began.wait(10)
+            disk.sync = full
+            disk.free_soon()
+            raise FloatingPointError("as if the loss were not finite")
+
+    disk = SlowDisk(monkeypatch, at)
+    with pytest.raises(FloatingPointError, match="as if") as error:
+        fit(config(steps=9, save_every=2), pictures, tmp_path, progress=False)
+    (note,) = error.value.__notes__
+    assert "checkpoint was not written" in note and "No space left" in note
+
+
 def test_a_second_ctrl_c_waits_for_the_write_under_way(
     pictures: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sent = []
+    sent, main = [], threading.get_ident()
 
     def at(trainer: Trainer) -> None:
         if trainer.steps == 3:
@@ -1137,7 +1159,7 @@ def test_a_second_ctrl_c_waits_for_the_write_under_way(
         assert disk.began.wait(10)
         time.sleep(0.2)  # meanwhile `fit` has come to its end, and waits
         sent.append(killed_runs.saved(tmp_path))
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.pthread_kill(main, signal.SIGINT)
         disk.free_soon()
 
     disk = SlowDisk(monkeypatch, at)

@@ -1,7 +1,7 @@
 """What only a real accelerator can show: `make gpu`, or `pytest tests/gpu` by itself, on a machine that has one.
 
-It ends with a table. `DDPM_NB_TEST_DEVICE=cpu pytest tests/gpu` runs it on the CPU:
-that shows that the tests work, and nothing about accelerators.
+It ends with a table; `book/gpu.md` says whether it has been run on one. `DDPM_NB_TEST_DEVICE=cpu pytest tests/gpu`
+runs it on the CPU: that shows that the tests work, and nothing about accelerators.
 """
 
 import os
