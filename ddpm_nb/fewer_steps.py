@@ -1217,7 +1217,7 @@ def analytic(x_0_error: Mapping[int, float]) -> Rule:
 #     ax.minorticks_off()
 # axes[0].set_ylabel("distance to the limit")
 # fig.label_line(axes[0], 11, 0.16, "DDIM", fig.PURPLE)
-# fig.label_line(axes[0], 5, 0.038, "second order", fig.GREEN)
+# fig.label_line(axes[0], 9, 0.0065, "second order", fig.GREEN)
 # fig.label_line(axes[0], 5, 0.016, "DDIM with 50", fig.GREY)
 # plt.show()
 # for name, steps in (("digits", 10), ("digits", 20), ("cifar10-small", 15)):
