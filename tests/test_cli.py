@@ -148,7 +148,7 @@ def test_refusals_name_the_flag(
         ("--eta=0 --method=multistep", "--eta: expected with --method ddim only, got it with multistep"),
         ("--variance=large --method=ddim", "--variance: expected with --method ddpm only, got it with ddim"),
         ("--variance=small --method=multistep", "--variance: expected with --method ddpm only, got it with multistep"),
-        (f"--network={DIGITS} --method=multistep --steps=484", "--steps: expected 1 ... 483, got 484"),
+        (f"--network={DIGITS} --method=multistep --steps=488", "--steps: expected 1 ... 487, got 488"),
         ("--spacing=log_snr --steps=11", "--steps: expected 1 ... 10, got 11"),
         ("--label=0", f"--label: expected with a network that knows labels, got {run}, which knows none"),
         ("--guidance=1", "--guidance: expected with --label only, got it without"),
@@ -794,7 +794,7 @@ def test_digits_that_were_asked_for_are_drawn(tmp_path: Path) -> None:
         ("--method ddim --steps 4", ("ddim", "trailing", 0.0, None, 4, None, None)),
         ("--method ddim --eta 0.5 --steps 4 --label 7", ("ddim", "trailing", 0.5, None, 4, [7], 0.0)),
         ("--method multistep --steps 4", ("multistep", "log_snr", None, None, 4, None, None)),
-        ("--method multistep", ("multistep", "log_snr", None, None, 483, None, None)),
+        ("--method multistep", ("multistep", "log_snr", None, None, 487, None, None)),
         (
             "--method multistep --spacing linspace --steps 4 --label 1,0 --guidance -0.5",
             ("multistep", "linspace", None, None, 4, [1, 0], -0.5),
