@@ -405,8 +405,7 @@ def write_weights(
     from safetensors.torch import save
 
     weights = _without_wrapper(state)
-    channels = len(weights["head.bias"]) if "head.bias" in weights else 3
-    labels = len(weights["label.weight"]) - 1 if "label.weight" in weights else 0
+    channels, labels = channels_and_labels(weights)
     with torch.device("meta"):  # sizes alone
         expected = config.network(channels, labels).state_dict()
     for name in sorted(weights.keys() | expected.keys()):
@@ -419,14 +418,20 @@ def write_weights(
                 f"network: expected one that config makes, got {name} of shape {got}, there it is {right}"
             )
     known = {
-        "config": json.dumps(
-            asdict(config) | ({"num_classes": labels} if labels else {})
-        ),
+        "config": json.dumps(asdict(config)),
         "channels": str(channels),
         "prediction": "noise",
     }
     content = {name: weight.cpu() for name, weight in weights.items()}
     write_whole(path, save(content, metadata=notes | known))
+
+
+def channels_and_labels(weights: dict[str, Tensor]) -> tuple[int, int]:
+    """Return for how many channels and labels a network's weights are; its configuration says neither."""
+    channels = len(weights["head.bias"]) if "head.bias" in weights else 3
+    # One row more is for "no label".
+    labels = len(weights["label.weight"]) - 1 if "label.weight" in weights else 0
+    return channels, labels
 
 
 def read_network(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

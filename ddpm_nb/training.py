@@ -763,16 +763,9 @@ def load_checkpoint(path: Path | str, trainer: Trainer) -> None:
 #
 # The price is memory for one more copy, and a longer way back: a kill during a write costs that checkpoint, too. As the next one that is due waits for the write, a kill loses two intervals at most. A run that ends, or is asked to stop, waits until its last checkpoint is there; a write that fails ends the run.
 #
-# The trained network itself is small compared with a checkpoint, and it is what one gives away. So it gets a file of its own: the averaged weights, with the configuration inside. If the network knows labels, the configuration in the file says how many.
+# The trained network itself is small compared with a checkpoint, and it is what one gives away. So it gets a file of its own: the averaged weights, with the configuration inside. For how many channels and labels it is, its weights tell.
 
 # %%
-@dataclass(frozen=True, kw_only=True)
-class _SavedConfig(TrainConfig):
-    """The configuration in a network's file, which says how many labels it knows."""
-
-    num_classes: int = option(0, "how many labels the pictures may have", low=0)
-
-
 def save_network(
     path: Path | str,
     network: nn.Module,
@@ -818,8 +811,8 @@ def load_network(path: Path | str) -> tuple[UNet, Schedule, dict[str, str]]:
     """
     weights, notes = _runs.read_network(Path(path))
     with _runs.holding(path):
-        config = _SavedConfig.from_json(notes.pop("config"))
-    network = config.network(weights["stem.weight"].shape[1], config.num_classes)
+        config = TrainConfig.from_json(notes.pop("config"))
+    network = config.network(*_runs.channels_and_labels(weights))
     _runs.fill(network, weights, path)
     return network.eval(), config.noise_schedule(), notes
 

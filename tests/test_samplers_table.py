@@ -137,6 +137,36 @@ def test_a_run_goes_on_where_it_stopped(
         assert (row["steps"] == 1000) == (set(row["distance"].values()) == {0.0})
 
 
+def test_the_nearest_ends_are_chosen_for_each_number_of_evaluations(
+    subjects: dict[str, samplers.Subject], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the place of pictures stands how far the ends are from those that would be right."""
+    right = {5: (-4.5, 3.0), 10: (-3.0, 5.0), 20: (-5.0, 2.5)}
+
+    def draw(
+        self: samplers.Subject,
+        name: str,
+        steps: int,
+        seed: int,
+        n: int,
+        ends: samplers.Ends = None,
+    ) -> torch.Tensor:
+        off = (
+            0.0
+            if ends is None
+            else sum(abs(a - b) for a, b in zip(ends, right[steps], strict=True))
+        )
+        return torch.full((n, 1, 2, 2), off)
+
+    monkeypatch.setattr(samplers.Subject, "draw", draw)
+    chosen = samplers.chosen_ends(subjects["digits"])["of_steps"]
+    assert {
+        int(steps): (best["low"], best["high"]) for steps, best in chosen.items()
+    } == right
+    assert chosen["5"]["distance"]["-4.5 to 3"] == 0
+    assert chosen["5"]["distance"]["-5 to 4"] == 1.5
+
+
 def test_the_book_s_file_is_not_overwritten_by_a_trial(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
