@@ -3,12 +3,13 @@
 import re
 import sys
 import textwrap
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from helpers import ROOT, run
 
-from tools.mutants import chosen, mutants
+from tools.mutants import chosen, in_order, mutants
 
 
 def changes(source: str, *words: list[str]) -> set[str]:
@@ -320,3 +321,41 @@ def test_the_whole_tool_on_a_small_house(tmp_path: Path) -> None:
     assert "0 mutants, 0 to try" in tried("text", "_room:equations")
     with pytest.raises(AssertionError, match="no such room: large"):
         tried("small", "large:rest")
+
+
+def test_an_endless_test_ends_with_its_process(tmp_path: Path) -> None:
+    for name in ("tools", "book", "benchmarks", "ddpm_nb", "tests"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "tests/test_a.py").write_text(
+        "def test_good(): pass\ndef test_endless():\n    while True: pass\n"
+    )
+    (tmp_path / "tests/test_b.py").write_text("def test_bad(): assert False\n")
+    code = """
+from tools.mutants import Job, answers, judge
+good, endless, bad = "tests/test_a.py::test_good", "tests/test_a.py::test_endless", "tests/test_b.py::test_bad"
+limits = {good: 9.0, endless: 1.0, bad: 9.0}
+jobs = [Job(str(tests), {t: limits[t] for t in tests}) for tests in ([good, endless, bad], [good], [good, bad])]
+print([answer for _, answer in answers(judge, jobs, 1)])
+"""
+    done = run([sys.executable, "-c", code], tmp_path, PYTHONPATH=str(ROOT))
+    assert (
+        done.stdout.splitlines()[-1]
+        == "[{}, {'by': ''}, {'by': 'tests/test_b.py::test_bad'}]"
+    ), done.stderr
+
+
+def test_who_caught_others_of_a_function_judges_first() -> None:
+    seconds = {"a::quick": 1.0, "a::slow": 3.0, "b::one": 0.5, "b::two": 0.25}
+    assert in_order(seconds, seconds, Counter()) == [
+        "b::two",
+        "b::one",
+        "a::quick",
+        "a::slow",
+    ]
+    caught = Counter({"a": 1, "a::slow": 1})
+    assert in_order(seconds, seconds, caught) == [
+        "a::slow",
+        "a::quick",
+        "b::two",
+        "b::one",
+    ]

@@ -40,8 +40,9 @@ import pytest
 ROOT = Path.cwd()
 KEPT = ROOT / "_build/mutants"
 SAMPLE = 150  # mutants of a room without equations
+IMPORTED = 60  # seconds until a file of tests must be imported, or its process is killed
 # Loaded once, before the forks; never ddpm_nb itself.
-HEAVY = ("torch", "sympy", "scipy.stats", "hypothesis", "PIL.Image")
+HEAVY = ("torch", "sympy", "scipy.stats", "hypothesis", "PIL.Image", "diffusers", "matplotlib.pyplot")
 NO_ROOM = {"__init__", "__main__", "_figures"}  # _figures only draws, in notebooks
 
 # What a hurried author takes for one another.
@@ -312,6 +313,7 @@ class Watch:
     """
 
     def __init__(self, wanted: Any = None, cover: Any = None) -> None:
+        """`wanted`: each test to run, in this order, and the seconds after which the process is killed."""
         self.wanted, self.cover, self.now = wanted, cover, ""
         self.users: dict[str, list[str]] = defaultdict(list)
         self.seconds: dict[str, float] = defaultdict(float)
@@ -342,6 +344,8 @@ class Watch:
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self.switch(nodeid)
+        if self.wanted is not None:
+            signal.alarm(int(self.wanted[nodeid]))
 
     def pytest_runtest_setup(self, item: Any) -> None:
         for name in (item.nodeid, *item.fixturenames):
@@ -365,7 +369,7 @@ class Watch:
             self.failed.append(report.nodeid)
 
 
-def measure(tests: list[str]) -> dict[str, Any]:
+def measure(tests: dict[str, float]) -> dict[str, Any]:
     """Run the tests on the unchanged code: which run which lines, in which time?"""
     here = Path.cwd()
     (here / "rc").write_text(
@@ -391,24 +395,27 @@ def measure(tests: list[str]) -> dict[str, Any]:
     return {**vars(watch), "lines": lines, "wanted": None, "cover": None}
 
 
-def judge(tests: list[str]) -> dict[str, Any]:
-    """Run the tests until one fails."""
-    watch = Watch(tests)
-    watch.run("-x", *{name.split("::")[0]: None for name in tests})
-    return {"by": watch.failed[0] if watch.failed else ""}
+def judge(tests: dict[str, float]) -> dict[str, Any]:
+    """Run the tests, one file after the other, until one fails; a loop without an end is killed."""
+    for file in dict.fromkeys(name.split("::")[0] for name in tests):
+        watch = Watch(tests)
+        signal.alarm(IMPORTED)
+        watch.run("-x", file)
+        if watch.failed:
+            return {"by": watch.failed[0]}
+    return {"by": ""}
 
 
 class Job(NamedTuple):
-    """Tests to run on a change of the package."""
+    """Tests to run on a change of the package, each with its limit in seconds; a module's new text."""
 
     key: str
-    tests: list[str]
-    limit: float  # seconds
+    tests: dict[str, float]
     module: str = ""
     text: str = ""
 
 
-def start(work: Callable[[list[str]], dict[str, Any]], job: Job, folder: Path) -> int:
+def start(work: Callable[[dict[str, float]], dict[str, Any]], job: Job, folder: Path) -> int:
     """Do the work in a copy of the project, in a process of its own, and leave the answer there; its number."""
     if pid := os.fork():
         return pid
@@ -449,20 +456,20 @@ def stop(pid: int) -> None:
 
 
 def answers(
-    work: Callable[[list[str]], dict[str, Any]], jobs: Iterable[Job], workers: int
+    work: Callable[[dict[str, float]], dict[str, Any]], jobs: Iterable[Job], workers: int
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The answer of each job, some at a time; empty if its process crashed, or was killed at its time limit."""
-    waiting, running = iter(jobs), dict[int, tuple[Job, Path, float]]()
+    """The answer of each job, some at a time; empty if its process crashed, or was killed at a time limit."""
+    waiting, running = iter(jobs), dict[int, tuple[Job, Path]]()
     with tempfile.TemporaryDirectory(prefix="mutants-") as copies:
         try:
             while True:
                 for job in itertools.islice(waiting, workers - len(running)):
                     folder = Path(tempfile.mkdtemp(dir=copies))
-                    running[start(work, job, folder)] = job, folder, time.monotonic() + job.limit
+                    running[start(work, job, folder)] = job, folder
                 if not running:
                     return
-                for pid, (job, folder, end) in [*running.items()]:
-                    if os.waitpid(pid, os.WNOHANG)[0] or time.monotonic() > end:
+                for pid, (job, folder) in [*running.items()]:
+                    if os.waitpid(pid, os.WNOHANG)[0]:
                         stop(pid)
                         del running[pid]
                         answer = folder / "answer"
@@ -484,12 +491,25 @@ def measured(files: list[str]) -> dict[str, Any]:
     kept = KEPT / f"lines-{key}.json"
     if not kept.exists():
         print(f"which tests run which lines? ({len(files)} files)", flush=True)
-        [(_, answer)] = answers(measure, [Job("", files, 7200)], 1)
+        [(_, answer)] = answers(measure, [Job("", dict.fromkeys(files, 0.0))], 1)
         kept.write_text(json.dumps(answer))
     known: dict[str, Any] = json.loads(kept.read_text())
     for name in sorted({*known["failed"]}):
         print(f"no judge, since it fails or is skipped without any mutant: {name}")
     return known
+
+
+def in_order(tests: Iterable[str], seconds: dict[str, float], caught: Counter[str]) -> list[str]:
+    """First the files and tests that caught others like it, then the quick ones."""
+    files: dict[str, float] = defaultdict(float)
+    for test in tests:
+        files[test.split("::")[0]] += seconds[test]
+
+    def order(test: str) -> Any:
+        file = test.split("::")[0]
+        return -caught[file], files[file], file, -caught[test], seconds[test], test
+
+    return sorted(tests, key=order)
 
 
 def table(known: dict[str, Mutant], verdicts: dict[str, str]) -> str:
@@ -542,32 +562,39 @@ def main() -> int:
     text = journal.read_text() if journal.exists() else ""
     verdicts = dict(json.loads(line) for line in text.splitlines() if line[-1:] == "]")
     helpers = [text for name, text in texts.items() if "/test_" not in name]
-    seconds, known, jobs = run["seconds"], dict[str, Mutant](), list[Job]()
+    seconds, known, judges = run["seconds"], dict[str, Mutant](), dict[str, set[str]]()
+    whole: Counter[str] = Counter()  # seconds of a file; a fixture counts where it was first needed
+    for name, took in seconds.items():
+        whole[name.split("::")[0]] += took
     for mutant in found:
         module, kind = mutant.room.split(":")
         first, last = mutant.lines
         lines = run["lines"].get(module, {}).items()
-        judges = {t for line, those in lines if first <= int(line) <= last for t in those}
+        tests = {t for line, those in lines if first <= int(line) <= last for t in those}
         if kind == "equations":
-            judges &= {*run["marked"]}
-        files: Counter[str] = Counter()
-        for test in judges:
-            files[test.split("::")[0]] += seconds[test]
-        tests = sorted(
-            judges, key=lambda t: (files[t.split("::")[0]], t.split("::")[0], seconds[t], t)
-        )  # quick files first
-        key = hashed(mutant.text, *helpers, *(texts[f] for f in sorted(files)))
+            tests &= {*run["marked"]}
+        key = hashed(mutant.text, *helpers, *(texts[f] for f in sorted({t.split("::")[0] for t in tests})))
         known[key] = mutant
         if not tests:
             verdicts[key] = "no test runs it"
         elif key not in verdicts:
-            jobs.append(Job(key, tests, 60 + 5 * sum(files.values()), module, mutant.text))
-    print(f"{len(known)} mutants, {len(jobs)} to try", flush=True)
+            judges[key] = tests
+    caught: Counter[tuple[str, str]] = Counter()  # (function, its test or file): mutants until now
+
+    def jobs() -> Iterator[Job]:
+        for key, tests in judges.items():
+            room, where = known[key].room, known[key].where.split(":")[0]
+            first = in_order(tests, seconds, Counter({what: n for (w, what), n in caught.items() if w == where}))
+            yield Job(key, {t: 30 + 5.0 * whole[t.split("::")[0]] for t in first}, room.split(":")[0], known[key].text)
+
+    print(f"{len(known)} mutants, {len(judges)} to try", flush=True)
     try:
         with journal.open("a") as file:
-            for key, answer in answers(judge, jobs, given.workers):
+            for key, answer in answers(judge, jobs(), given.workers):
                 by = answer.get("by", "the end of its process or its time")
                 verdicts[key] = f"caught by {by}" if by else "survived"
+                where = known[key].where.split(":")[0]
+                caught.update({(where, by), (where, by.split("::")[0])})
                 file.write(f"\n{json.dumps([key, verdicts[key]])}")  # a torn line stays alone
                 file.flush()
                 if not by:
