@@ -22,6 +22,8 @@ BLUE, ORANGE, GREEN, PURPLE, GREY = (
     "#5c5c5c",
 )
 COLORS = (BLUE, ORANGE, GREEN, PURPLE, GREY)
+# What has one colour through the whole book.
+DATA, NOISE, SIGNAL, MODEL = BLUE, ORANGE, GREEN, PURPLE
 
 
 def use_style() -> None:

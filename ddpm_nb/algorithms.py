@@ -11,6 +11,10 @@
 #
 # **The question.** How do a training loop and a sampler follow from the derivation, and do they really turn noise into data?
 #
+# ![The chain with the whole way back lit: three arrows below the pictures lead from pure noise, x_T, through x_t and x_{t−1} to a handwritten 9, x_0. They are named p_θ(x_{t−1} | x_t).](images/chain-algorithms.svg)
+#
+# Do the steps back really lead from noise to data?
+#
 # **What you bring.** The jump to $x_t$ from [the forward process](forward.ipynb), the best noise prediction $\varepsilon^*$ from [the posterior](posterior.ipynb), line 4's mean, the weight and the best variance from [the loss](loss.ipynb), and Eq. [whole cost](#eq-joint-kl) from [the bound](bound.ipynb).
 #
 # **What you take away.** Algorithm 1 and Algorithm 2 of the DDPM paper as two short generators that you can stop, plot and extend. You see them work twice: on points in the plane, where the perfect answer is known, and on handwritten digits.

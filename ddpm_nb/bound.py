@@ -11,6 +11,10 @@
 #
 # **The question.** The bound for a chain holds one logarithm of two long products. How does it become something that can be trained one step at a time?
 #
+# ![The chain with its lower half lit: arrows lead from noise at the right back to a handwritten 9. Under them stands a sum with each term at its place: L_0 under x_0, L_{t−1} under the step from x_t back to x_{t−1}, L_T under x_T.](images/chain-bound.svg)
+#
+# What does each step add to the bound?
+#
 # **What you bring.** The bound for a chain, Eq. [chain bound](#eq-chain-elbo), from [the hidden variable](vae.ipynb); Bayes' rule; and the Markov property of [the forward process](forward.ipynb): given $x_{t-1}$, the step to $x_t$ does not look at anything earlier.
 #
 # **What you take away.** Three kinds of terms, each with a meaning: how far the end of the chain is from the noise that sampling starts with, how well each step back is learned, and how well the last step draws. And what a model pays in all: averaged over the data, the bound exceeds the entropy by exactly what the model's start and its steps back are wrong by. And the reason why training may pick one $t$ at random.

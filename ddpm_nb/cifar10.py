@@ -11,6 +11,10 @@
 #
 # **The question.** All parts are there. What does it take to train the paper's network on real photographs, and what comes out?
 #
+# ![The chain in colour: at the left a picture of 32 by 32 pixels, something like a horse on grass, one of the samples of this book's small CIFAR-10 network; at the right colour noise; the way back between them is lit, p_θ.](images/chain-cifar10.svg)
+#
+# What comes out when the pictures are photographs?
+#
 # **What you bring.** [The network](unet.ipynb) and [the training](training.ipynb).
 #
 # **What you take away.** The data set, checked before it is used; the paper's configuration; a lower bound of its price on three GPUs; and one cell that trains. With a GPU it trains on CIFAR-10, for as long as you say. Without one it trains the digits briefly, so the chapter always runs. And a small network that was trained on CIFAR-10 for two and a half minutes: its log, its samples and its bits, beside what the paper reaches.

@@ -11,6 +11,10 @@
 #
 # **The question.** Samples can please the eye and still be wrong: blurred, or all alike, or copied. Which numbers say how good a model is, and how sure are they?
 #
+# ![The chain with the whole way back lit, from noise to a handwritten 9. A bracket lies under each of the three arrows, and under these stands: bits plus bits plus bits.](images/chain-evaluation.svg)
+#
+# How many bits does the whole way back cost?
+#
 # **What you bring.** The bound as a sum of three kinds of terms, from [the bound](bound.ipynb); the divergence of two normal distributions, from [maximum likelihood](likelihood.ipynb); both algorithms, and [fewer steps](fewer_steps.ipynb).
 #
 # **What you take away.** The bound in bits per dimension, each term of it, with an error bar. The rate–distortion curve. The Fréchet distance and the Inception score, and why a small sample flatters nobody. And three ways to look inside the sampler: what it sees on the way, what it has decided by then, and what lies between two pictures.

@@ -11,6 +11,10 @@
 #
 # **The question.** Algorithm 2 needs a thousand **network evaluations** for one picture (often written NFE, number of function evaluations). Can a network that is already trained draw with fifty, or twenty, and what does it cost?
 #
+# ![The chain with two long jumps back lit, p_θ: from noise, x_T, to x_t, and from there past x_{t−1}, which no arrow reaches, to a handwritten 9, x_0.](images/chain-fewer_steps.svg)
+#
+# How long may a step back be?
+#
 # **What you bring.** The jump from [the forward process](forward.ipynb), the step back from [the posterior](posterior.ipynb), $\hat x_0$ and the velocity from [the loss](loss.ipynb), and Algorithm 2 from [the two algorithms](algorithms.ipynb).
 #
 # **What you take away.** Three samplers that visit only some of the times: Algorithm 2 with strides, with the variance that its own errors ask for; DDIM, which needs no fresh noise; and a second-order rule, which looks one step back. All are derived, all use the network as it is, and all are rules for the loop of Algorithm 2. You will see how the quality falls with the number of steps, and pictures turned into noise and back.

@@ -11,6 +11,10 @@
 #
 # **The question.** How can we turn a picture into pure noise, step by step? And how do we reach step $t$ without walking there?
 #
+# ![The chain with its upper half lit: arrows q lead from a handwritten 9 at the left, through x_{t−1} and x_t, ever noisier, to pure noise at the right. One step is named q(x_t | x_{t−1}); a wide arc jumps from x_0 straight to x_t, q(x_t | x_0). A strip under each picture shows how much of it is signal: all of it, two thirds, half, none; the rest is noise.](images/chain-forward.svg)
+#
+# Can one jump replace all the steps from $x_0$ to $x_t$?
+#
 # **What you bring.** The normal distribution $\mathcal N(\mu, \sigma^2)$, and two rules for independent random numbers: means add, variances add.
 #
 # **What you take away.** One step of the forward process, the two usual noise schedules, and a formula that jumps from the picture $x_0$ to any $x_t$ at once. You will have its proof, its code, and a test that fails when the code is wrong.

@@ -11,6 +11,10 @@
 #
 # **The question.** We have data and a family of models $p_\theta$. What does it mean to choose the *best* model, and what does the usual recipe, maximum likelihood, really minimise?
 #
+# ![The chain of four pictures from a handwritten 9, x_0 at the left, to noise, x_T at the right; arrows named q lead right above them, arrows named p_θ lead back below. Only x_0 is lit. Under it two curves: the data's density q(x_0) with two bumps, and the model's p_θ(x_0), one wide bump that lies over both.](images/chain-likelihood.svg)
+#
+# Which $p_\theta$ is the best match for the data's $q$?
+#
 # **What you bring.** Probability densities, expectations, the logarithm.
 #
 # **What you take away.** The chain from "make the data likely" to "make a divergence small", a proof that this divergence is never negative, and the three tools that the rest of the book is tested with: the normal density, mixtures of normals, and the divergence of two normals.

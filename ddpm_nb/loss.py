@@ -11,6 +11,10 @@
 #
 # **The question.** The step back needs $x_0$, and a sampler does not have it. What should a network predict in its place, and which loss makes it learn that?
 #
+# ![The chain with a wide arc lit, named ε, that jumps from a handwritten 9, x_0, to the noisy x_t, and one arrow back from x_t to x_{t−1}. Under this stands the loss: the squared length of ε minus ε_θ(x_t, t).](images/chain-loss.svg)
+#
+# What must a network know about $x_t$ to take a step back?
+#
 # **What you bring.** The jump $x_t = \sqrt{\bar\alpha_t}\,x_0+\sqrt{1-\bar\alpha_t}\,\varepsilon$ from [the forward process](forward.ipynb), and the mean and variance of the step back from [the posterior](posterior.ipynb).
 #
 # **What you take away.** The step from "predict $x_0$" to "predict the noise", line 4 of Algorithm 2 derived, the loss that the paper trains with, and the weight that it leaves out.

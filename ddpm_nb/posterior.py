@@ -11,6 +11,10 @@
 #
 # **The question.** The forward process walks from $x_{t-1}$ to $x_t$. Given where the walk began, $x_0$, and where it is now, $x_t$, where was it one step ago?
 #
+# ![The chain with two arrows lit that meet at x_{t−1}: one comes from the handwritten 9, x_0, the other leads back from the noisier x_t. Over them stands q(x_{t−1} | x_t, x_0).](images/chain-posterior.svg)
+#
+# Where was the walk one step before $x_t$, if it began at $x_0$?
+#
 # **What you bring.** One step and the jump, from [the forward process](forward.ipynb); what a model pays in all, Eq. [whole cost](#eq-joint-kl), from [the bound as a sum](bound.ipynb); and Bayes' rule.
 #
 # **What you take away.** The mean and the variance of that step back, and, for data that are a mixture of bells, the best possible guess of the noise in $x_t$. The rest of the book compares networks with it. You will see what this guess has to do with the slope of a density, and what it costs to say that each step back is a bell.

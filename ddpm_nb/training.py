@@ -11,6 +11,10 @@
 #
 # **The question.** The digits took two minutes. The paper's CIFAR-10 run takes 800,000 steps: hours to days on one GPU. What must be added to Algorithm 1 so that such a run ends well, ends soon, and survives what happens on the way?
 #
+# ![The chain with a handwritten 9, x_0, and the noisy x_t lit. In place of the arrow back from x_t stands the box of the network, ε_θ, and an arrow loops under it from its output to its input: the gradient step.](images/chain-training.svg)
+#
+# What keeps this loop going for days?
+#
 # **What you bring.** Algorithm 1 from [the algorithms](algorithms.ipynb), the network from [the U-Net](unet.ipynb), and a picture of what a gradient step does.
 #
 # **What you take away.** `fit`, which trains on digits, on CIFAR-10 or on a folder of your own pictures, on a CPU, a GPU or many. Each of its parts, what it is for, and an experiment that shows what happens without it.

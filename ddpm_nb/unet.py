@@ -11,6 +11,10 @@
 #
 # **The question.** Algorithms 1 and 2 need a function $\varepsilon_\theta(x_t, t)$: a noisy picture and a time go in, the noise comes out, in the shape of the picture. How is it built?
 #
+# ![The chain with x_t lit. In place of the arrow back from x_t to x_{t−1} there is a box, wide at both ends and narrow in the middle: the network ε_θ(x_t, t).](images/chain-unet.svg)
+#
+# What is in the box that predicts the noise?
+#
 # **What you bring.** Convolutions and linear layers. Nothing from the other chapters.
 #
 # **What you take away.** The network of the DDPM paper as one class of building blocks, each explained where it is defined, with its sizes as parameters: large enough for CIFAR-10, small enough for 8×8 digits on a laptop.
@@ -50,11 +54,9 @@ from ddpm_nb._layers import Dropout, Layer, Norm, fused_attention
 #
 # A noisy picture must be understood at two scales. What is it: a three or an eight? That is seen from afar, with few pixels. And which grain is noise? That is seen close up. A **U-Net** goes down to few pixels and many channels, and up again. On the way up each level gets back what the way down saw at the same size, through *skip connections*.
 #
-# ```
-#  x_t ── stem ─┬─ blocks ───────────── skips ───────────── blocks ── head ── noise
-#               └─ down ─┬─ blocks ──── skips ── blocks ── up ─┘
-#                        └─ down ── middle, with attention ── up ─┘
-# ```
+# ![The network for CIFAR-10 as a U. At the top left x_t comes in, 3 × 32 × 32 numbers; at the top right the predicted noise goes out, of the same shape. Boxes lead down on the left and up on the right, in four levels of 128 × 32 × 32, 256 × 16 × 16, 256 × 8 × 8 and 256 × 4 × 4 numbers. At each level an arrow leads across from the left to the right. At the bottom the two sides meet in one more box. That box and those of the second level are shaded: they have attention. The time t, as 512 numbers, goes to every block.](images/unet.svg)
+#
+# The network for CIFAR-10: each box holds residual blocks, two on the way down and at the bottom, three on the way up; it is as high as its pictures and as wide as its channels.
 #
 # Every residual block is told the time $t$: the same picture asks for another answer when it holds much noise than when it holds little.
 #

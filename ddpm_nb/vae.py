@@ -11,6 +11,10 @@
 #
 # **The question.** A model that draws pictures starts from noise: it draws a hidden variable $z$ and turns it into a picture. How likely is a *given* picture under such a model? And what can be done when that number cannot be computed?
 #
+# ![The chain with a single step: only its ends are lit, a handwritten 9 named x and a picture of pure noise named z. One arrow above leads from x to z, q(z | x); one below leads back, p_θ(x | z). The pictures between are almost white.](images/chain-vae.svg)
+#
+# How likely is a picture $x$, if any $z$ may have made it?
+#
 # **What you bring.** Maximum likelihood, the divergence and the fact that it is never negative, from [maximum likelihood](likelihood.ipynb).
 #
 # **What you take away.** The lower bound on the likelihood, derived twice; a model small enough that bound, gap and exact likelihood can be put side by side; and the same bound for a chain $x_0, x_1, \dots, x_T$, which is where diffusion begins.

@@ -2,7 +2,8 @@
 
 The pictures are drawn with two dots for each pixel of a page (`ddpm_nb/_figures.py`) and stored as PNG. The site gets
 WebP: drawings exactly as they are, or with fewer colours where they would be too heavy; photographs (class `photo`) as
-well as the limit allows.
+well as the limit allows. What is drawn as SVG (`tools/drawings.py`) becomes part of its page, whose font and colours it
+takes.
 """
 
 import re
@@ -16,6 +17,7 @@ from sphinx.util.typing import ExtensionMetadata
 
 LIMIT = 60_000  # bytes
 IMAGE = re.compile(r'<img\b[^>]*\bsrc="(?:[^"]*/)?([^"/]+\.png)"[^>]*>')
+DRAWING = re.compile(r'<img\b[^>]*\balt="([^"]*)"[^>]*\bsrc="[^"]*/([^"/]+\.svg)"[^>]*>')
 DENSITY = 2  # dots of a picture for each pixel of a page
 PHOTOS: dict[str, bool] = {}  # the pictures of the pages, by file name: whether it is a photograph
 
@@ -59,7 +61,10 @@ def place(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any]
         size = f' width="{shown}"' * (not given) + f' height="{round(height * shown / width)}"'
         return re.sub(r"\s*/?>$", f'{size} loading="lazy" />', tag)
 
-    body = IMAGE.sub(sized, context["body"])
+    def drawn(match: re.Match[str]) -> str:
+        return originals[match[2]].read_text("utf-8").replace("<svg", f'<svg role="img" aria-label="{match[1]}"', 1)
+
+    body = DRAWING.sub(drawn, IMAGE.sub(sized, context["body"]))
     context["body"] = re.sub(r"(/_images/[^\"/]+)\.png\"", r'\1.webp"', body)  # also where a picture links to itself
 
 
