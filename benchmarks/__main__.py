@@ -41,7 +41,6 @@ from benchmarks.candidates import (
     Candidate,
     ablation,
     stepper,
-    why_not_compiled,
 )
 from benchmarks.ceiling import flop
 from benchmarks.goals import (
@@ -53,6 +52,7 @@ from benchmarks.goals import (
     verdict,
 )
 from benchmarks.memory import METER, peak_of
+from ddpm_nb._devices import why_not_compiled
 
 
 def measure(

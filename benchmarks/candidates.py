@@ -1,14 +1,9 @@
 """Who takes part: the networks, in each precision and layout, and one step of each."""
 
-import os
-import shutil
-import sys
-import sysconfig
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -85,16 +80,6 @@ CANDIDATES = {
         compiled(THEIRS_WEIGHTS),
     ),
 }
-
-
-def why_not_compiled() -> str:
-    """Return what torch.compile lacks on this machine for a CPU's code, or "" if nothing."""
-    default = "clang++" if sys.platform == "darwin" else "g++"
-    compiler = os.environ.get("CXX", default)
-    if not shutil.which(compiler):
-        return f"there is no C++ compiler ({compiler})"
-    header = Path(sysconfig.get_path("include"), "Python.h")
-    return "" if header.exists() else f"there is no {header}"
 
 
 def torchs_dropout(layer: nn.Dropout, x: Tensor) -> Tensor:

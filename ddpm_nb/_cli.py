@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
-from ddpm_nb import __version__, _checks as check, _diffusers
+from ddpm_nb import __version__, _checks as check, _devices, _diffusers
 from ddpm_nb._data import load_folder, save_image_grid, to_float
 from ddpm_nb._files import make_folder, write_whole
 from ddpm_nb._noise import CounterNoise
@@ -96,7 +96,7 @@ class Data(NamedTuple):
 class Network(NamedTuple):
     """A network that answers noise, and what is known of it."""
 
-    model: Model
+    model: nn.Module
     schedule: Schedule
     channels: int
     size: tuple[int, int] | None
@@ -289,6 +289,10 @@ def add_sample(commands: Any) -> None:
     )
     add(draw, "spacing", Literal[Spacing, "log_snr"], None, told)
     add_variance(draw)
+    told = (
+        "compile the network first: takes a minute, and pays for thousands of pictures"
+    )
+    add(draw, "compile", bool, False, told)
     labels = draw.add_argument_group("labels, for a network that knows them")
     told = "what to draw: 7, or 0,1,2 for one a picture, repeated in turn (default: whatever comes)"
     labels.add_argument("--label", type=whole_numbers, metavar="A,B,...", help=told)
@@ -511,7 +515,7 @@ def run_train(given: argparse.Namespace) -> None:
     if trainer.accelerator.is_main_process:
         processes = trainer.accelerator.num_processes
         print(
-            f"{trainer.steps} steps done on {processes} x {trainer.device.type}; "
+            f"{trainer.steps} steps done on {processes} x {trainer.device.type} in {trainer.config.precision}; "
             f"results in {given.out}"
         )
 
@@ -583,6 +587,17 @@ def walk(
     return rule, times, how | {"steps": len(times) - 1}
 
 
+def compiled(network: nn.Module, place: torch.device) -> Model:
+    """The network, compiled; its answers may be kept."""
+    graph = _devices.compiled(network.eval(), place)
+
+    def answer(*given: Tensor) -> Tensor:
+        noise: Tensor = graph(*given)
+        return noise.clone()
+
+    return answer
+
+
 def run_sample(given: argparse.Namespace) -> None:
     """Draw a sheet of pictures, and write beside it how."""
     if given.out.suffix.lower() != ".png":
@@ -595,12 +610,16 @@ def run_sample(given: argparse.Namespace) -> None:
     rule, times, chosen = walk(given, net)
     make_folder("--out", given.out.parent)
     place, guidance = net.schedule.beta.device, given.guidance or 0.0
+    answer = compiled(net.model, place) if given.compile else net.model
+    batch_size = min(given.batch_size, given.count)
 
     def draw(first: int) -> Tensor:
         """One batch: the pictures from number `first` on."""
         picture = (net.channels, *size)
-        numbers = range(first, min(first + given.batch_size, given.count))
-        model = net.model
+        # What is compiled is compiled for one size: the last batch may bring pictures too many.
+        last = first + batch_size if given.compile else given.count
+        numbers = range(first, min(first + batch_size, last))
+        model = answer
         if labels:
             y = torch.tensor([labels[i % len(labels)] for i in numbers])
             model = Guided(model, y.to(place), guidance)
@@ -620,7 +639,7 @@ def run_sample(given: argparse.Namespace) -> None:
     batches = gathered({first: draw(first).cpu() for first in mine}, rank, processes)
     if rank > 0:
         return
-    drawn = torch.cat([batches[first] for first in sorted(batches)])
+    drawn = torch.cat([batches[first] for first in sorted(batches)])[: given.count]
     if not drawn.isfinite().all():
         raise FloatingPointError(f"--network: {given.network} gives NaN or infinity")
     save_image_grid(given.out, drawn)

@@ -1,5 +1,10 @@
 """What a device can do: the package asks this, and not a device's name, so that a device of another name is served."""
 
+import os
+import shutil
+import sys
+import sysconfig
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -58,11 +63,26 @@ def records_graphs(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
+def why_not_compiled() -> str:
+    """Return what torch.compile lacks on this machine for a CPU's code, or "" if nothing."""
+    default = "clang++" if sys.platform == "darwin" else "g++"
+    compiler = os.environ.get("CXX", default)
+    if not shutil.which(compiler):
+        return f"there is no C++ compiler ({compiler})"
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    return "" if header.exists() else f"there is no {header}"
+
+
 def compiled(network: nn.Module, device: torch.device, graph: bool = True) -> nn.Module:
     """Compile a network; where the device can, its kernels become one graph, unless `graph` is false.
 
     A graph writes each answer to the same place: who keeps one past the next call must copy it.
+
+    Raises:
+        ValueError: if a CPU's code cannot be compiled here.
     """
+    if device.type == "cpu" and (missing := why_not_compiled()):
+        raise ValueError(f"compile: expected a machine that can compile, but {missing}")
     mode = "reduce-overhead" if graph and records_graphs(device) else None
     made: nn.Module = torch.compile(network, mode=mode)  # type: ignore[assignment]
     return made

@@ -3,6 +3,7 @@
 The chapter on training tells why, and what a checkpoint must hold.
 """
 
+import gc
 import io
 import json
 import math
@@ -17,7 +18,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, Self, TypeAlias
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ddpm_nb import _devices, _files
-from ddpm_nb._data import grey_levels, save_image_grid
+from ddpm_nb._data import grey_levels, save_image_grid, training_set
 from ddpm_nb._files import make_folder, write_whole
 from ddpm_nb.algorithms import TrainStep
 
@@ -35,6 +36,11 @@ from ddpm_nb.algorithms import TrainStep
 Tracker: TypeAlias = Literal[
     "none", "tensorboard", "wandb", "trackio", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab"
 ]  # fmt: skip
+
+# The most exact first; in bf16, other than in fp16, no update is ever skipped.
+PRECISIONS = ("float32", "bf16", "fp16")
+# How many times faster another one must be than the one before, and the seconds for which each is measured.
+FASTER, LONG_ENOUGH = 1.1, 0.5
 
 
 # --- launch
@@ -91,6 +97,11 @@ def accelerator(config: Any) -> Any:
     return made
 
 
+def asked_precision() -> str:
+    """Return which precision a launcher asks for; "no" where it asks for none."""
+    return os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+
+
 def check_launch(accelerator: Any, precision: str) -> None:
     """Refuse what a launcher asks for and this trainer would not do.
 
@@ -98,7 +109,7 @@ def check_launch(accelerator: Any, precision: str) -> None:
         ValueError: if `accelerate launch`, or its configuration file, asks for another precision, for gradients that
             are gathered over several batches, or for weights that are shared out over processes.
     """
-    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    asked = asked_precision()
     if asked not in ("no", precision):
         raise ValueError(
             f"precision: expected {asked}, as the launcher says (ACCELERATE_MIXED_PRECISION), got {precision}; choose "
@@ -141,6 +152,65 @@ def warn_of_choices(trainer: Any) -> None:
             warnings.warn(
                 "precision: this GPU only imitates bf16, slowly; use fp16", stacklevel=3
             )
+
+
+def fastest(config: Any, images: Tensor, learner: Callable[[Any, Tensor], Any]) -> Any:
+    """Return the configuration with the precision and the memory layout that are fastest here, tried for some seconds.
+
+    Each way does updates of a learner that is thrown away, just as they will be done (compiled, too, if it is to be
+    compiled). The most exact way, in the layout of the configuration, stays unless another is FASTER. One that the
+    device cannot do, or has no memory for, is passed over; so is fp16 where each part's gradient is clipped.
+
+    Raises:
+        RuntimeError: if the device can do none.
+    """
+    few, least, best = training_set(images, config)[: config.batch_size], math.inf, None
+    asked, failed = asked_precision(), RuntimeError("precision: none fits the options")
+    for precision in PRECISIONS if asked == "no" else (asked,):
+        for channels_last in (config.channels_last, not config.channels_last):
+            if precision == "fp16" and config.clip == "each":
+                continue
+            way = replace(config, precision=precision, channels_last=channels_last)
+            try:
+                with warnings.catch_warnings(action="ignore"):
+                    spent = seconds_an_update(learner(way, few))
+            except RuntimeError as error:  # torch's for no memory is one, too
+                failed = error
+                continue
+            if spent * FASTER < least:
+                best, least = way, spent
+            gc.collect()  # a compiled network refers to itself, and holds memory
+    if best is None:
+        raise failed
+    return best
+
+
+def seconds_an_update(learner: Any) -> float:
+    """Return how long an update takes, in the slowest process; all processes must call it."""
+
+    def seconds(count: int) -> float:
+        start = time.perf_counter()
+        for _ in range(count):
+            loss = learner.step().loss
+        float(loss)  # waits for the device
+        passed = round(1e6 * (time.perf_counter() - start))
+        return highest(learner.accelerator, passed)[0] / 1e6
+
+    seconds(3 if learner.config.compile else 1)  # chooses kernels, records a graph
+    count = 1
+    while (spent := seconds(count)) < LONG_ENOUGH:
+        count *= 2
+    return spent / count
+
+
+def settled(config: Any, folder: Path) -> Any:
+    """Return the configuration with what the folder's run has found to be fastest, if that is to be found out."""
+    path = folder / "config.json"
+    if config.precision != "auto" or not path.exists():
+        return config
+    with holding(path):
+        then = type(config).from_json(path.read_text())
+    return replace(config, precision=then.precision, channels_last=then.channels_last)
 
 
 def layout(network: nn.Module, channels_last: bool) -> torch.memory_format:

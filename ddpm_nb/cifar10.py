@@ -313,8 +313,7 @@ def digits_config() -> TrainConfig:
 #
 # MINUTES = 20.0  # None: the paper's 800,000 steps
 # if on_gpu:
-#     new = torch.cuda.get_device_capability()[0] >= 8  # a T4 has fp16 and no bf16
-#     choice = replace(cifar10_config(), precision="bf16" if new else "fp16")
+#     choice = replace(cifar10_config(), precision="auto")  # what is fastest here
 #     if MINUTES is not None:
 #         choice = replace(
 #             choice, max_minutes=MINUTES, warmup_steps=500

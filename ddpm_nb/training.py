@@ -294,6 +294,8 @@ def clip_gradients(parameters: Sequence[Tensor], max_norm: float) -> Tensor:
 # So **mixed precision** is used: weights, their average and the optimizer's state stay in float32; only convolutions and matrix products get copies of 16 bits (torch calls it *autocast*).
 #
 # With bf16 that is all. With fp16 there is one more danger: gradients are small, and below its smallest normal number fp16 goes on in steps of $6\cdot10^{-8}$: what is less than half a step becomes 0. The cure is to multiply the loss by a large number before the gradients are computed, and to divide them by it afterwards. When something overflows, that step is skipped and the number is halved (torch calls it a *GradScaler*). A T4 has fast fp16 and no fast bf16; newer GPUs and CPUs have bf16, and then it is the better choice.
+#
+# `precision="auto"` lets the device decide: some updates in each format, and in both orders in which a picture's numbers can lie in memory. The most exact way stays unless another is at least 1.1 times as fast. A run that goes on keeps what its first session has found.
 
 # %% tags=["active-ipynb"]
 # tiny = torch.tensor(1e-8)
@@ -377,8 +379,8 @@ class TrainConfig(RecipeOptions):
 
     steps: int = setting(800_000, "stop after so many updates, all sessions", low=0)
     max_minutes: float | None = setting(None, "stop this session after them", low=0)
-    precision: Literal["float32", "bf16", "fp16"] = setting(
-        "float32", "type of convolutions and matrix products"
+    precision: Literal["float32", "bf16", "fp16", "auto"] = setting(
+        "float32", "type of convolutions and matrix products; auto: what is fastest"
     )
     gradient_accumulation_steps: int = setting(
         1, "parts, one after the other, of a process's share of a batch", low=1
@@ -461,6 +463,8 @@ class Learner:
     """
 
     def __init__(self, config: TrainConfig, images: Tensor) -> None:
+        if config.precision == "auto":
+            config = _runs.fastest(config, images, Learner)
         self.config, self.accelerator = config, _runs.accelerator(config)
         self.device, self.steps = self.accelerator.device, 0
         self.images = training_set(images, config).to(self.device)
@@ -869,7 +873,8 @@ def fit(
         ValueError: if the checkpoint is damaged, or belongs to another run; if another
             run is at work in the folder; if the launcher asks for what is not done.
     """
-    start, trainer = time.monotonic(), Trainer(config, images)
+    start = time.monotonic()
+    trainer = Trainer(_runs.settled(config, Path(folder)), images)
     run = _runs.Run(trainer, Path(folder), start, notes or {}, progress)
     with run.claim():
         if (checkpoint := run.found()) is not None:

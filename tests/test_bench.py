@@ -13,6 +13,7 @@ from benchmarks import __main__ as bench, candidates, memory
 from benchmarks.candidates import CANDIDATES, TASKS, Candidate, stepper
 from benchmarks.ceiling import Recorder, bare, flop
 from benchmarks.goals import Goal, Times, goals, time_by_operator, verdict
+from ddpm_nb import _devices
 from ddpm_nb.unet import UNet
 
 
@@ -222,7 +223,7 @@ def test_without_a_compiler_compiled_candidates_are_left_out_and_a_line_says_so(
     faked: Faked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    monkeypatch.setattr(bench, "why_not_compiled", candidates.why_not_compiled)
+    monkeypatch.setattr(bench, "why_not_compiled", _devices.why_not_compiled)
     assert bench.main() == 0
     assert "left out: there is no C++ compiler (no-such-compiler)." in (
         capsys.readouterr().out

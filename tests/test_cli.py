@@ -17,10 +17,10 @@ import torch
 from helpers import ROOT
 from PIL import Image
 from test_commands import commands
-from torch import Tensor
+from torch import Tensor, nn
 from torch.testing import assert_close
 
-from ddpm_nb import _cli
+from ddpm_nb import _cli, _devices
 from ddpm_nb._data import load_folder, to_float
 from ddpm_nb._noise import CounterNoise
 from ddpm_nb.algorithms import sample
@@ -736,6 +736,58 @@ def test_what_fails_in_all_processes_is_said_once(
         monkeypatch.setenv("RANK", rank)
         assert "--seed: expected" in refusal(capsys, "train", *wrong)
         assert len(waited) == times
+
+
+# --- compiled
+
+
+@pytest.mark.parametrize("more", ["", "--label=3,1 --guidance=1"])
+def test_a_compiled_network_draws_the_same_pictures(
+    more: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a CUDA graph does it: every batch has one size, and each answer is written to the same place.
+
+    The second-order rule and guidance need an answer after the next one has come.
+    """
+    sizes, place = set(), torch.empty(3, 1, 8, 8)
+
+    def graph(network: nn.Module, device: torch.device) -> Any:
+        assert not network.training
+
+        def answer(*given: Tensor) -> Tensor:
+            sizes.add(len(given[0]))
+            with torch.no_grad():
+                return place.copy_(network(*given))
+
+        return answer
+
+    monkeypatch.setattr(_devices, "compiled", graph)
+    draw = [
+        "sample", "--network", str(DIGITS), *more.split(), "--method=multistep", "--steps=5", "--count=7",
+        "--batch-size=3", "--out",
+    ]  # fmt: skip
+    pictures = []
+    for name, compiles in (("plain", []), ("compiled", ["--compile"])):
+        out = tmp_path / f"{name}.png"
+        assert _cli.main([*draw, str(out), *compiles]) == 0
+        pictures.append(out.read_bytes())
+        assert json.loads(out.with_suffix(".json").read_text())["compile"] == bool(compiles)  # fmt: skip
+    assert pictures[0] == pictures[1]
+    assert sizes == {3}
+
+
+def test_without_a_compiler_it_says_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    missing = "--compile: expected a machine that can compile, but there is no C++ compiler (no-such-compiler)"
+    for command in (["sample", "--network", str(DIGITS)], ["train", "--data=digits"]):
+        out = tmp_path / f"{command[0]}.png"
+        error = refusal(
+            capsys, *command, "--device=cpu", "--compile", "--out", str(out)
+        )
+        assert missing in error
+        assert not out.exists()
 
 
 # --- labels, and what the .json says

@@ -462,6 +462,7 @@ def test_kernels_become_a_graph_where_no_gradient_must_wait(
 
     can = _devices.records_graphs(torch.device(device))
     monkeypatch.setattr(_devices, "records_graphs", lambda device: can)
+    monkeypatch.setattr(_devices, "why_not_compiled", lambda: "")
     monkeypatch.setattr(torch, "compile", compiled)
     accelerator = _runs.accelerator(config())
     monkeypatch.setattr(type(accelerator), "num_processes", processes)
@@ -478,6 +479,7 @@ def test_compiling_changes_neither_the_gradient_nor_the_names_of_weights(
 
     That part needs a C++ compiler and a minute. What it may get wrong is not seen here.
     """
+    monkeypatch.setattr(_devices, "why_not_compiled", lambda: "")
     monkeypatch.setattr(
         torch, "compile", functools.partial(torch.compile, backend="aot_eager")
     )
@@ -493,6 +495,123 @@ def test_compiling_changes_neither_the_gradient_nor_the_names_of_weights(
     path = tmp_path / "a.safetensors"
     save_network(path, compiled._network, config(), height=8, width=8)
     assert torch.equal(weights(load_network(path)[0]), weights(compiled.model))
+
+
+# Precision and layout by a short trial
+
+
+@pytest.mark.parametrize(
+    ("seconds", "choice", "chosen"),
+    [
+        ({}, {}, ("float32", True)),
+        ({("bf16", True): 0.95}, {}, ("float32", True)),
+        ({("bf16", True): 0.85}, {}, ("bf16", True)),
+        ({("bf16", True): 0.5, ("fp16", True): 0.48}, {}, ("bf16", True)),
+        ({("bf16", True): 0.5, ("fp16", True): 0.4}, {}, ("fp16", True)),
+        ({("bf16", True): 0.5, ("fp16", True): 0.4}, {"clip": "each"}, ("bf16", True)),
+        ({("float32", False): 0.95}, {}, ("float32", True)),
+        ({("float32", False): 0.8}, {}, ("float32", False)),
+        ({("float32", True): 0.95}, {"channels_last": False}, ("float32", False)),
+        ({("float32", True): None, ("float32", False): None}, {}, ("bf16", True)),
+    ],
+)  # fmt: skip
+def test_the_most_exact_way_stays_unless_another_is_clearly_faster(
+    seconds: dict[tuple[str, bool], float | None],
+    choice: dict[str, Any],
+    chosen: tuple[str, bool],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a way takes is put in; None is one that this device cannot do. The pictures of one batch are enough."""
+    tried = []
+
+    def spent(learner: Any) -> float:
+        way, few = learner
+        tried.append(way.precision)
+        assert len(few) == way.batch_size
+        took = seconds.get((way.precision, way.channels_last), 1.0)
+        if took is None:
+            raise RuntimeError("not here")
+        return took
+
+    monkeypatch.setattr(_runs, "seconds_an_update", spent)
+    given = config(precision="auto", **choice)
+    best = _runs.fastest(given, torch.zeros(20, 1, 8, 8), lambda *both: both)
+    assert best == replace(given, precision=chosen[0], channels_last=chosen[1])
+    assert ("fp16" in tried) == (given.clip != "each")
+
+
+def test_only_what_the_launcher_asks_for_is_tried_and_an_error_of_all_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried = []
+
+    def fails(way: TrainConfig, images: Tensor) -> None:
+        tried.append((way.precision, way.channels_last))
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    given, images = config(precision="auto"), torch.zeros(8, 1, 8, 8)
+    with pytest.raises(RuntimeError, match="no such kernel"):
+        _runs.fastest(given, images, fails)
+    assert tried == [("bf16", True), ("bf16", False)]
+    with pytest.raises(ValueError, match="images: expected numbers in"):
+        _runs.fastest(given, images + 8, fails)
+
+
+@pytest.mark.parametrize("compiles", [False, True])
+def test_what_an_update_takes_is_told_without_the_first_ones(
+    compiles: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock of our own: the first updates take 9 s, all others 0.1 s."""
+    clock, steps = [0.0], [0]
+
+    class Pretended:
+        config = SimpleNamespace(compile=compiles)
+        accelerator = SimpleNamespace(num_processes=1)
+
+        def step(self) -> Any:
+            steps[0] += 1
+            clock[0] += 9 if steps[0] <= (3 if compiles else 1) else 0.1
+            return SimpleNamespace(loss=torch.zeros(()))
+
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    assert _runs.seconds_an_update(Pretended()) == pytest.approx(0.1)
+    assert steps[0] == (3 if compiles else 1) + 1 + 2 + 4 + 8  # 0.8 s are enough
+
+
+def test_a_trial_leaves_no_trace_in_the_run(
+    pictures: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_runs, "LONG_ENOUGH", 0.01)
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    tried = Trainer(config(precision="auto", dropout=0.3), pictures)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert tried.config.precision in _runs.PRECISIONS and tried.steps == 0
+    typed = Trainer(tried.config, pictures)
+    for _ in range(2):
+        assert torch.equal(tried.step().loss, typed.step().loss)
+    assert torch.equal(weights(tried.model), weights(typed.model))
+
+
+def test_a_run_that_goes_on_keeps_what_was_found(
+    pictures: Tensor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Even if another trial would find something else."""
+    for found in ("bf16", "fp16"):
+        monkeypatch.setattr(
+            _runs, "fastest",
+            lambda given, *_, found=found: replace(given, precision=found, channels_last=False),
+        )  # fmt: skip
+        steps = 2 if found == "bf16" else 4
+        run = fit(config(precision="auto", steps=steps), pictures, tmp_path / "run", progress=False)  # fmt: skip
+        assert run.steps == steps
+        assert (run.config.precision, run.config.channels_last) == ("bf16", False)
+    typed = fit(config(steps=5), pictures, tmp_path / "run", progress=False)
+    assert typed.config.precision == "float32"  # what is typed goes before
+    (tmp_path / "run/config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json holds another configuration"):
+        fit(config(precision="auto"), pictures, tmp_path / "run", progress=False)
 
 
 # What a launcher asks for

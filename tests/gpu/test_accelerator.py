@@ -129,41 +129,24 @@ def test_memory_layout_changes_nothing(kind: str) -> None:
 def test_the_command_line_uses_the_device(kind: str, tmp_path: Path) -> None:
     """What was trained on the device is drawn and measured."""
 
-    def command(*words: str) -> None:
-        line = [sys.executable, "-m", "ddpm_nb", *words]
+    def command(words: str, *places: str) -> None:
+        line = [sys.executable, "-m", "ddpm_nb", *words.split(), *places]
         done = subprocess.run(
             line, cwd=ROOT, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
 
-    run = str(tmp_path / "run")
-    command(
-        "train", "--data", "digits", "--out", run, "--steps", "20", "--batch-size", "16"
-    )
+    run, sheet, bits = (str(tmp_path / name) for name in ("run", "a.png", "bits.json"))
+    small = "--steps 20 --batch-size 16 --precision auto"
+    command(f"train --data digits {small}", "--out", run)
     _, _, notes = ddpm.load_network(tmp_path / "run" / "network.safetensors")
     name = torch.cuda.get_device_name() if kind == "cuda" else kind
     assert name in notes["hardware"]
+    compiles = "--compile" if kind == "cuda" else ""
+    few = f"--count 7 --batch-size 4 --steps 10 {compiles}"
+    command(f"sample {few}", "--network", run, "--out", sheet)
     command(
-        "sample",
-        "--network",
-        run,
-        "--count",
-        "4",
-        "--steps",
-        "10",
-        "--out",
-        str(tmp_path / "sheet.png"),
-    )
-    command(
-        "evaluate",
-        "--network",
-        run,
-        "--data",
-        "digits",
-        "--num-timesteps",
-        "10",
-        "--out",
-        str(tmp_path / "bits.json"),
+        "evaluate --data digits --num-timesteps 10", "--network", run, "--out", bits
     )
 
 
