@@ -686,7 +686,7 @@ def card_text(one: Card, counts: dict[str, int]) -> str:
     figures = {
         "training in bf16, channels_last, compiled into one graph, pictures/s": one.training,
         "the same, not compiled": one.eager,
-        f"sampling in bf16, channels_last, compiled into one graph, {gpu.CALLS} evaluations each, pictures/s": one.sampling,
+        f"sampling in bf16, channels_last, compiled, {gpu.CALLS} evaluations each, pictures/s": one.sampling,
         "matrix product in bf16, TFLOP/s": one.product,
         "3x3 convolution in bf16, TFLOP/s": one.convolution,
     }
