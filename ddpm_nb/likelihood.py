@@ -77,6 +77,8 @@ def gaussian_log_prob(x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
 # p(x) = \sum_{k=1}^{K} \pi_k\, \mathcal N\bigl(x;\ \mu_k, s_k^2 I\bigr), \qquad \sum_k \pi_k = 1 .
 # $$ (def-mixture)
 #
+# Far from a bump its density is too small for a float. So the code keeps logarithms: $\log p(x) = \log\sum_k \exp\bigl(\log\pi_k + \log\mathcal N(x;\mu_k, s_k^2 I)\bigr)$, and `torch.logsumexp` computes a log of a sum of exponentials without ever forming them. The bumps have an axis of their own: `x[..., None, :]` makes points of shape (..., D) into (..., 1, D), and they meet all K bumps at once.
+#
 # ($I$ is the identity matrix: the same variance $s_k^2$ in every coordinate, no correlation.) The book uses mixtures as data whose answers are known: the density at every noise level, the best possible denoiser and, with draws, the smallest possible loss. A network can be measured against them.
 
 # %%
@@ -305,16 +307,18 @@ def gaussian_kl_full(
 #     ax.plot(grid, gaussian_log_prob(grid[:, None], mean, var).exp(), color=color)
 # ax.set(xlabel="x", ylabel="density", yticks=[])
 # ax.text(-2.0, 0.26, "data", color=fig.GREY, ha="center")
-# fig.label_line(ax, -4.6, 0.1, "KL(data ‖ bell):\ncovers both", fig.BLUE, ha="center")
+# fig.label_line(ax, -6.9, 0.2, "KL(data ‖ bell):\ncovers both", fig.BLUE)
 # fig.label_line(ax, 2.7, 0.62, "KL(bell ‖ data):\nseeks one bump", fig.ORANGE)
 # plt.show()
 # print(f"KL(data || bell): mean {cover[0]:.2f}, std {cover[1]:.2f}")
 # print(f"KL(bell || data): mean {seek[0]:.2f}, std {seek[1]:.2f}")
 
 # %% [markdown]
+# **Figure.** The same data, fitted by one bell in both directions of the divergence. Look between the bumps: the blue bell is highest where there are hardly any data. The orange bell leaves the small bump out.
+#
 # The covering bell has the mean and the variance of the data: $0.7\cdot 2 - 0.3\cdot 2 = 0.8$ and $0.25 + 4 - 0.64 = 3.61 = 1.9^2$. For one bell, maximum likelihood is moment matching: the mean of $\log\mathcal N(x;\mu,\sigma^2)$ over the data is $-\tfrac12\bigl[\log 2\pi\sigma^2 + (\operatorname{Var}[x]+(\mathbb E[x]-\mu)^2)/\sigma^2\bigr]$, and setting its derivatives to zero gives $\mu = \mathbb E[x]$ and $\sigma^2 = \operatorname{Var}[x]$.
 #
-# The bell on the *small* bump is a minimum of the reversed divergence too, but a worse one: it costs $-\log 0.3 = 1.20$ nats, the bell on the large bump $-\log 0.7 = 0.36$.
+# The bell on the *small* bump is a minimum of the reversed divergence too, but a worse one: it costs $-\log 0.3 = 1.20$ nats, the bell on the large bump $-\log 0.7 = 0.36$. Why? Where the bell has its mass, the data's density is $0.3$ times the bell (the other bump is far away). So $\log(\text{bell}/\text{data}) = -\log 0.3$ there, and the divergence is the mean of it.
 #
 # ## The average finds its expectation like $1/\sqrt m$
 #
@@ -334,16 +338,27 @@ def gaussian_kl_full(
 # one_point = data.log_prob(data.sample(200_000, generator)).std()
 # expected = one_point / torch.tensor(sizes).sqrt()
 #
-# figure, ax = plt.subplots(figsize=(4.5, 2.8))
+# figure, ax = plt.subplots(figsize=(4.5, 2.6))
 # ax.loglog(sizes, expected, color=fig.BLUE)
 # ax.loglog(sizes, scatter, "o", color=fig.ORANGE)
+# ax.annotate(
+#     "100 times the points", (3000, 1.05 * expected[2]), ha="center", va="bottom"
+# )
+# ax.annotate(
+#     "", (100, expected[2]), (10_000, expected[2]), arrowprops={"arrowstyle": "<-"}
+# )
+# ax.annotate(
+#     "", (10_000, expected[-1]), (10_000, expected[2]), arrowprops={"arrowstyle": "->"}
+# )
+# ax.text(9000, 0.04, "a tenth of\nthe scatter", ha="right", va="center")
 # ax.set(xlabel="points in the average, m", ylabel="scatter of the average")
-# fig.label_line(ax, 1000, 0.04, r"$\sigma/\sqrt{m}$", fig.BLUE)
+# fig.label_line(ax, 30, 0.08, r"$\sigma/\sqrt{m}$", fig.BLUE, ha="right")
 # plt.show()
 # assert ((scatter / expected - 1).abs() < 0.15).all()
-# print("scatter follows sigma / sqrt(m) within 15 %")
 
 # %% [markdown]
+# **Figure.** Dots: the scatter of 400 averages. Line: $\sigma/\sqrt m$, where $\sigma$ is the scatter of a single point. To make the error ten times smaller, you need a hundred times as many points.
+#
 # ## Where people slip
 #
 # **"Find the largest $\theta$."** The student's notes, which [this book follows](bibliography.md), say it in passing; what is meant is the $\theta$ *for which the likelihood is largest*. And $p_\theta(x)$ is a density, not a probability: for continuous $x$ it can exceed 1, and the probability of any single picture is zero. (A model that gives whole grey levels has probabilities.)
@@ -369,16 +384,17 @@ def gaussian_kl_full(
 # length = samples.norm(dim=1)
 # zero, one = torch.zeros(D), torch.ones(D)
 # gain = gaussian_log_prob(zero, zero, one) - gaussian_log_prob(samples, zero, one)
-# beaten = bool((gain > 1000).all())
-# print("shortest of 1,000 samples is longer than 50:", bool(length.min() > 50))
-# print("log density at the origin beats every sample's by more than 1,000 nats:", beaten)
+# print(f"lengths of 1,000 samples: {length.min():.1f} to {length.max():.1f}")
+# print(
+#     f"the origin's log density is higher by {gain.min():.0f} to {gain.max():.0f} nats"
+# )
 
 # %% [markdown]
 # A grey, empty picture is thus the most *plausible* one under pure noise, and not at all a *typical* one. Keep it in mind when a likelihood is used to judge pictures.
 #
 # ## Exercises
 #
-# **1.** Show that $\mathrm{KL}(P\|Q)$ of two normal distributions with the same variance $\sigma^2$ is $(\mu_1-\mu_2)^2/2\sigma^2$, and is then symmetric after all.
+# **1.** Show that $\mathrm{KL}(P\|Q)$ of two normal distributions with the same variance $\sigma^2$ is $(\mu_1-\mu_2)^2/2\sigma^2$, and is then symmetric after all. *Hint:* which terms of the formula are left?
 #
 # <details><summary>Solution</summary>
 #
@@ -389,11 +405,11 @@ def gaussian_kl_full(
 # %% tags=["active-ipynb", "hide-cell"]
 # # Solution 1
 # a, b, var = torch.tensor([0.3]), torch.tensor([1.7]), torch.tensor([0.49])
-# print(torch.allclose(gaussian_kl(a, var, b, var), (a - b).pow(2).sum() / (2 * 0.49)))
-# print(torch.allclose(gaussian_kl(a, var, b, var), gaussian_kl(b, var, a, var)))
+# there, back = gaussian_kl(a, var, b, var), gaussian_kl(b, var, a, var)
+# print(f"there {there:.4f}, back {back:.4f}, by hand {1.4**2 / (2 * 0.49):.4f}")
 
 # %% [markdown]
-# **2.** Estimate $\mathrm{KL}(P\|Q)$ for two normal distributions by drawing from $P$ and averaging $\log P - \log Q$. Is the formula within four error bars?
+# **2.** Estimate $\mathrm{KL}(P\|Q)$ for two normal distributions by drawing from $P$ and averaging $\log P - \log Q$. Is the formula within four error bars? *Hint:* of what is the divergence the expectation?
 #
 # <details><summary>Solution</summary>
 #
@@ -409,11 +425,12 @@ def gaussian_kl_full(
 # x = torch.randn(100_000, 1, dtype=torch.float64, generator=generator)
 # terms = gaussian_log_prob(x, mean_1, var_1) - gaussian_log_prob(x, mean_2, var_2)
 # error_bar = terms.std() / len(terms) ** 0.5
-# off = (terms.mean() - gaussian_kl(mean_1, var_1, mean_2, var_2)).abs()
-# print("within four error bars:", bool(off < 4 * error_bar))
+# formula = gaussian_kl(mean_1, var_1, mean_2, var_2)
+# assert (terms.mean() - formula).abs() < 4 * error_bar
+# print(f"drawn {terms.mean():.4f} ± {error_bar:.4f}, formula {formula:.4f}")
 
 # %% [markdown]
-# **3.** A model gives a coin "heads" with probability $\theta$; in the data, 7 of 10 tosses were heads. Where is the likelihood largest, and where is $\mathrm{KL}(\text{data}\|\text{model})$ smallest?
+# **3.** A model gives a coin "heads" with probability $\theta$; in the data, 7 of 10 tosses were heads. Where is the likelihood largest, and where is $\mathrm{KL}(\text{data}\|\text{model})$ smallest? *Hint:* write the log of the likelihood down, and set its derivative to 0.
 #
 # <details><summary>Solution</summary>
 #
@@ -426,7 +443,31 @@ def gaussian_kl_full(
 # theta = torch.linspace(0.01, 0.99, 99)
 # log_likelihood = 7 * theta.log() + 3 * (1 - theta).log()
 # kl = 0.7 * (0.7 / theta).log() + 0.3 * (0.3 / (1 - theta)).log()
-# print(f"{theta[log_likelihood.argmax()]:.2f} {theta[kl.argmin()]:.2f}")
+# print(f"the most likely theta: {theta[log_likelihood.argmax()]:.2f}")
+# print(f"the theta of the smallest divergence: {theta[kl.argmin()]:.2f}")
+
+# %% [markdown]
+# **4.** Move the two bumps of the first picture together, to $-a$ and $+a$. With $a = 2$ the bell of $\mathrm{KL}(\text{bell}\|\text{data})$ sits on one bump. From which $a$ on does it cover both? Guess first. *Hint:* copy the picture's cell and try; start the bell from several places, and keep the best.
+#
+# <details><summary>Solution</summary>
+#
+# From about $a = 1.05$ on: the bumps are then four of their widths apart. A bell across both pays for its mass in the valley between them, where there are hardly any data; a bell on one bump pays $-\log 0.7$ for leaving the other out. As the bumps come together the valley fills, and at some distance the first price falls below the second. The best bell jumps: its mean from about $a$ to $0.4\,a$, which is the data's own mean, $0.7a - 0.3a$.
+#
+# </details>
+
+# %% tags=["active-ipynb", "hide-cell"]
+# # Solution 4
+# for a in (2.0, 1.5, 1.1, 1.0, 0.75):
+#     closer = GaussianMixture([0.3, 0.7], [[-a], [a]], [0.5, 0.5])
+#     log_p = closer.log_prob(grid[:, None])
+#     # All bells of a table of means and widths: slower than Adam, and never stuck.
+#     means, stds = torch.linspace(-1, 2.5, 141), torch.linspace(0.3, 1.5, 61)
+#     log_q = torch.stack(
+#         [gaussian_log_prob(grid[:, None], m, stds[:, None, None] ** 2) for m in means]
+#     )
+#     cost = divergence(log_q, log_p)
+#     best = divmod(int(cost.argmin()), len(stds))
+#     print(f"a = {a}: mean {means[best[0]] / a:.2f} a, std {stds[best[1]]:.2f}")
 
 # %% [markdown]
 # ## Summary

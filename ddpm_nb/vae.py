@@ -55,7 +55,7 @@ from ddpm_nb.likelihood import gaussian_kl, gaussian_kl_full, gaussian_log_prob
 #
 # What is $p_\theta(x\mid z)$? A first idea: the network draws the picture $G(z)$, so let $p_\theta(x\mid z)$ be 1 if $G(z) = x$ and 0 otherwise. Then the likelihood of $x$ is the share of all $z$ that hit it *exactly*. Try it with a generous generator: it draws each pixel of a digit from that pixel's own true distribution. How many of 100,000 drawings agree with a given digit, when only the first pixels are compared, and then more and more of them?
 
-# %% mystnb={"image": {"alt": "Number of 100,000 drawings that hit a given digit exactly, on a logarithmic scale, against the number of pixels that are compared, for five digits. Each curve falls steeply, and ends, because no hit is left, before a dozen of the 64 pixels are compared."}} tags=["active-ipynb"]
+# %% mystnb={"image": {"alt": "How many of 100,000 drawings hit a given digit exactly, on a logarithmic scale, against the number of pixels that are compared. Five curves, each in the colour of the frame of its digit. All fall steeply from 100,000 and end after 5 to 10 of the 64 pixels."}} tags=["active-ipynb"]
 # import matplotlib.pyplot as plt
 # from sklearn.datasets import load_digits
 #
@@ -65,26 +65,31 @@ from ddpm_nb.likelihood import gaussian_kl, gaussian_kl_full, gaussian_log_prob
 # generator = torch.Generator().manual_seed(0)
 # digits = torch.tensor(load_digits().data)  # (1797, 64), 17 grey levels
 # pick = torch.randint(len(digits), (100_000, 64), generator=generator)
-# drawings = digits.gather(0, pick)  # each pixel from a digit of its own
+# drawings = digits.gather(0, pick)  # pixel j of a drawing is pixel j of a random digit
 #
-# figure, ax = plt.subplots(figsize=(5, 2.6))
+# figure, ax = plt.subplots(figsize=(5, 3))
 # exact_hits = 0
-# for i in range(5):
-#     hits = (drawings == digits[100 * i]).cumprod(dim=1).sum(dim=0)
+# for i, color in enumerate(fig.COLORS):
+#     digit = digits[100 * i]
+#     # 1 as long as all pixels so far agree, 0 from the first that does not
+#     so_far = (drawings == digit).cumprod(dim=1)
+#     hits = so_far.sum(dim=0)
 #     exact_hits += int(hits[-1])
-#     ax.semilogy(range(1, 65), hits.where(hits > 0, torch.nan), color=fig.BLUE)
-# ax.set(
-#     xlabel="pixels compared",
-#     ylabel="exact hits of 100,000",
-#     xlim=(0, 64),
-#     ylim=(0.7, 2e5),
-# )
+#     last = int((hits > 0).sum())
+#     ax.semilogy(range(1, last + 1), hits[:last], ".-", color=color)
+#     thumbnail = ax.inset_axes((0.48 + 0.105 * i, 0.78, 0.1, 0.2))
+#     fig.show_images(thumbnail, digit.reshape(1, 1, 8, 8) / 8 - 1)
+#     for edge in thumbnail.spines.values():
+#         edge.set(color=color, linewidth=2)
+# ax.set(xlabel="pixels compared, of 64", ylabel="exact hits of 100,000")
 # plt.show()
 # print(f"exact hits with all 64 pixels, for the five digits together: {exact_hits}")
 # shares = [(digits == digits[100 * i]).double().mean(0).log10().sum() for i in range(5)]
 # print("true shares:", ", ".join(f"1e{share:.0f}" for share in shares))
 
 # %% [markdown]
+# **Figure.** How many of 100,000 drawings agree with a digit in its first pixels, for five digits. Each further pixel costs a factor. Long before all 64 are compared, no drawing is left.
+#
 # With all 64 pixels none of the drawings hits. The true share is not zero: it is the product of the 64 pixels' own shares, printed above to the nearest power of ten. But our estimate is 0 and its logarithm $-\infty$, for a good model and for a bad one alike, and a small change of the model changes nothing: there is no slope to follow. (A generator whose neighbouring pixels fit together would hit more often, but still far too seldom. If pixels were real numbers with a density, none would ever hit: a single point has probability zero.)
 #
 # ### A bell around the drawing
@@ -274,10 +279,10 @@ class LinearGaussianVAE:
 # %% [markdown]
 # Now see the average fail. Take hidden variables of $K$ = 2, 8 and 32 numbers, pictures of $2K$ numbers and $\sigma^2 = 0.1$. For each $K$ draw ten models at random and one $x$ from each, and average $p(x\mid z)$ over more and more $z$ drawn from $p(z)$. The exact answer is known here, so each curve can show how far off the estimate of $\log p(x)$ still is.
 
-# %% mystnb={"image": {"alt": "Three panels with ten curves each: how many nats the estimated log-likelihood is off, against the number of drawn z, both axes logarithmic. With 2 hidden numbers all curves fall to about a tenth of a nat or less. With 8 they fall to some ten nats. With 32 they hardly fall, and stay at thousands of nats after 100,000 draws."}} tags=["active-ipynb"]
-# figure, axes = plt.subplots(1, 3, figsize=(7.2, 2.4), sharey=True)
+# %% mystnb={"image": {"alt": "How many nats the estimated log-likelihood is off, against the number of drawn z, both axes logarithmic: three bundles of ten curves. With 2 hidden numbers they fall to about a tenth of a nat or less. With 8 they fall to some ten nats. With 32 they hardly fall, and stay at thousands of nats after 100,000 draws."}} tags=["active-ipynb"]
+# figure, ax = plt.subplots(figsize=(5, 3))
 # n = torch.logspace(0, 5, 60).long()
-# for ax, K in zip(axes, (2, 8, 32)):
+# for K, color in ((2, fig.BLUE), (8, fig.GREEN), (32, fig.ORANGE)):
 #     off, d = [], []
 #     for _ in range(10):
 #         weight = torch.randn(2 * K, K, dtype=torch.float64, generator=generator)
@@ -285,21 +290,31 @@ class LinearGaussianVAE:
 #         x = model.sample(1, generator)[0]
 #         z = torch.randn(100_000, K, dtype=torch.float64, generator=generator)
 #         log_p = gaussian_log_prob(x, model.decode(z), torch.full((2 * K,), 0.1))
+#         # The log of a sum of n densities, less log n, is the log of their mean.
 #         estimate = torch.logcumsumexp(log_p, 0)[n - 1] - n.log()
 #         off.append((estimate - model.log_prob(x)).abs())
 #         prior = torch.zeros(K, dtype=torch.float64), torch.eye(K, dtype=torch.float64)
 #         d.append(gaussian_kl_full(*model.posterior(x), *prior))
-#         ax.loglog(n, off[-1], color=fig.BLUE, linewidth=0.8)
-#     ax.set(title=f"{K} hidden numbers", xlabel="draws of z", ylim=(1e-3, 1e5))
+#         ax.loglog(n, off[-1], color=color, linewidth=0.7)
 #     last, d = torch.stack(off)[:, -1], torch.stack(d)
+#     ax.text(1.4e5, last.median(), f"K = {K}", color=color, va="center")
 #     print(
 #         f"K = {K:<2}  after 100,000 draws off by {last.min():.1f} to {last.max():.1f} nats;"
 #         f"  d from {d.min():.0f} to {d.max():.0f}"
 #     )
-# axes[0].set_ylabel("nats off")
+# ax.axhline(1, color=fig.GREY, linewidth=0.8, linestyle=":")
+# ax.text(1.4e5, 1, "1 nat", color=fig.GREY, va="center")
+# ax.set(
+#     xlabel="draws of z",
+#     ylabel="nats off",
+#     ylim=(1e-3, 1e5),
+#     yticks=[1e-3, 1e-1, 10, 1000, 1e5],
+# )
 # plt.show()
 
 # %% [markdown]
+# **Figure.** How far the average over draws is off, for ten random models of each size. With two hidden numbers some thousand draws are enough. With 32 even 100,000 leave it thousands of nats off.
+#
 # Why? The $z$ that fit $x$ are a tiny part of all $z$. To find them by luck takes about $e^{d}$ draws, where $d = \mathrm{KL}(p(z\mid x)\,\|\,p(z))$: $d$ is the mean of $\log\bigl(p(z\mid x)/p(z)\bigr)$ where the posterior has its mass, so the posterior is about $e^d$ times as dense there as $p(z)$, and only about one draw in $e^d$ falls there. And $\log 100{,}000$ is 11.5: compare it with the $d$ of the ten models, printed above. (How far off a smaller number of draws leaves us, $d$ does not tell.) The bound needs no such luck: it draws $z$ from $q(z\mid x)$, which points at the few $z$ that matter.
 #
 # ## Bound plus gap is the likelihood
@@ -317,9 +332,10 @@ class LinearGaussianVAE:
 #
 # bound = elbo(model.expected_log_likelihood(x, mean, var), mean, var)
 # gap = model.gap(x, mean, var)
-# same = torch.allclose(bound + gap, model.log_prob(x), rtol=0, atol=1e-10)
-# print("bound + gap = log p(x), to 1e-10:", same)
-# print("every gap is positive:", bool((gap > 0).all()))
+# assert torch.allclose(bound + gap, model.log_prob(x), rtol=0, atol=1e-10)
+# print("  bound      gap      sum   log p(x)")
+# for row in torch.stack([bound, gap, bound + gap, model.log_prob(x)], dim=1):
+#     print("  ".join(f"{number:7.3f}" for number in row))
 
 # %% [markdown]
 # ## An encoder learns to close the gap
@@ -347,11 +363,14 @@ class LinearGaussianVAE:
 # figure, ax = plt.subplots(figsize=(5, 2.6))
 # ax.plot(bounds, color=fig.BLUE)
 # ax.axhline(exact, color=fig.ORANGE, linestyle="--")
-# ax.set(xlabel="training step", ylabel="nats", ylim=(exact - 4, exact + 0.4))
+# ax.set(xlabel="training step", ylabel="nats", ylim=(exact - 4, exact + 0.6))
+# ax.fill_between(range(400), bounds, exact, color=fig.PURPLE, alpha=0.2, linewidth=0)
+# ax.text(130, exact - 1.15, "the gap", color=fig.PURPLE)
+# ax.annotate("", (90, exact - 0.3), (128, exact - 0.95), arrowprops={"arrowstyle": "->"})
 # ax.text(
-#     390, exact + 0.1, "exact log p(x), mean over the data", color=fig.ORANGE, ha="right"
+#     395, exact + 0.1, "exact log p(x), mean over the data", color=fig.ORANGE, ha="right"
 # )
-# ax.text(390, exact - 0.75, "bound", color=fig.BLUE, ha="right")
+# ax.text(395, exact - 0.75, "bound", color=fig.BLUE, ha="right")
 # plt.show()
 #
 # mean, var = encoder(data).detach(), log_var.detach().exp().expand(len(data), 2)
@@ -360,6 +379,8 @@ class LinearGaussianVAE:
 # print(f"gap at the start: {exact - bounds[0]:.1f} nats, at the end: {left:.2f} nats")
 
 # %% [markdown]
+# **Figure.** The bound, while the encoder learns, and the exact likelihood above it. The shaded gap is $\mathrm{KL}\bigl(q(z\mid x)\,\|\,p(z\mid x)\bigr)$, mean over the data. It shrinks, and a thin strip is left.
+#
 # The gap closes, but not quite. The true posterior has *correlated* hidden numbers, since its covariance $S$ is not diagonal, and our encoder cannot say that. What is left is the price of a too simple $q$, and not of too little training: Exercise 3 computes the smallest gap that such an encoder can have, and this one has it.
 #
 # ## The same bound for a chain
@@ -387,9 +408,9 @@ class LinearGaussianVAE:
 # | hidden variable | $z$, small | $x_1,\dots,x_T$, each as large as $x_0$ |
 # | encoder | a network, trained | adding noise, fixed |
 # | decoder | a network, one step | a network, used $T$ times |
-# | the gap | made small by training the encoder, with the decoder | made small by training the decoder alone |
+# | what training moves | encoder and decoder | the decoder alone |
 #
-# The last row is the remarkable one. In an autoencoder the encoder learns to fit the decoder. Here the encoder stands still, and the decoder has to learn to undo it.
+# The last row is the remarkable one. In an autoencoder the encoder learns to fit the decoder. Here the encoder stands still, and the decoder has to learn to undo it. Both sides of Eq. [bound and gap](#eq-elbo) then depend on the decoder: as the bound rises, the likelihood rises or the gap shrinks, and the bound does not say which.
 #
 # Check the bound where everything can be counted: a chain on three states with two steps. The sums run over all nine paths.
 
@@ -413,8 +434,12 @@ class LinearGaussianVAE:
 # bound = (path * (joint / path).log()).sum((1, 2))
 # posterior = joint / joint.sum((1, 2), keepdim=True)
 # gap = (path * (path / posterior).log()).sum((1, 2))
-# same = torch.allclose(bound + gap, log_likelihood, rtol=0, atol=1e-12)
-# print("bound + gap = log p(x_0), to 1e-12:", same)
+# assert torch.allclose(bound + gap, log_likelihood, rtol=0, atol=1e-12)
+# for a in range(3):
+#     print(
+#         f"x_0 = {a}: bound {bound[a]:.4f} + gap {gap[a]:.4f} = {bound[a] + gap[a]:.4f},"
+#         f" log p(x_0) = {log_likelihood[a]:.4f}"
+#     )
 
 # %% [markdown]
 # ## Where people slip
@@ -427,7 +452,25 @@ class LinearGaussianVAE:
 #
 # ## Exercises
 #
-# **1.** For which $W$ can an encoder with *independent* coordinates close the gap? Try orthogonal columns.
+# **1.** A model without any matrix: it flips a hidden fair coin $z$. With $z = 1$ it says "yes" with probability 0.9, with $z = 0$ with probability 0.2. It said "yes". An encoder that has not looked answers $q(z\mid x) = \tfrac12$ for both. How large are the bound, the gap and $\log p(x)$? And which encoder has no gap? *Hint:* Eq. [bound and two terms](#eq-elbo-split) has a divergence from $p(z)$; how large is it here?
+#
+# <details><summary>Solution</summary>
+#
+# $p(x) = \tfrac12\cdot0.9+\tfrac12\cdot0.2 = 0.55$. The encoder equals $p(z)$, so its divergence from it is 0, and the bound is the mean of $\log p(x\mid z)$: $\tfrac12(\log 0.9+\log 0.2) = -0.857$. The likelihood is $\log 0.55 = -0.598$, so the gap is 0.260 nats. There is no gap for $q(z{=}1\mid x) = 0.45/0.55 = 9/11$, the posterior.
+#
+# </details>
+
+# %% tags=["active-ipynb", "hide-cell"]
+# # Solution 1
+# likelihood = torch.tensor([0.2, 0.9])  # of "yes", for z = 0 and z = 1
+# truth = (0.5 * likelihood).sum().log()
+# for guess in (1 / 2, 9 / 11):
+#     q = torch.tensor([1 - guess, guess])
+#     bound = (q * (0.5 * likelihood / q).log()).sum()
+#     print(f"q(z = 1) = {guess:.3f}: bound {bound:.3f}, gap {truth - bound:.3f}")
+
+# %% [markdown]
+# **2.** For which $W$ can an encoder with *independent* coordinates close the gap? *Hint:* try orthogonal columns.
 #
 # <details><summary>Solution</summary>
 #
@@ -436,16 +479,16 @@ class LinearGaussianVAE:
 # </details>
 
 # %% tags=["active-ipynb", "hide-cell"]
-# # Solution 1
+# # Solution 2
 # weight = torch.tensor([[1, 0], [0, 2], [0, 0]], dtype=F64)
 # straight = LinearGaussianVAE(weight, torch.zeros(3, dtype=F64), noise_var=0.5)
 # x = straight.sample(4, generator)
 # mean, covariance = straight.posterior(x)
 # gap = straight.gap(x, mean, covariance.diag().expand(4, 2))
-# print(torch.allclose(gap, torch.zeros(4, dtype=F64), atol=1e-12))
+# print("gaps, to 12 digits:", *(f"{abs(g):.12f}" for g in gap.tolist()))
 
 # %% [markdown]
-# **2.** Estimate $\log p(x)$ for the model with 32 hidden numbers by drawing $z$ from the exact posterior and averaging $p(x,z)/p(z\mid x)$. How many draws do you need?
+# **3.** Estimate $\log p(x)$ for the model with 32 hidden numbers by drawing $z$ from the exact posterior and averaging $p(x,z)/p(z\mid x)$. How many draws do you need? *Hint:* what does Bayes' rule say of this ratio?
 #
 # <details><summary>Solution</summary>
 #
@@ -454,7 +497,7 @@ class LinearGaussianVAE:
 # </details>
 
 # %% tags=["active-ipynb", "hide-cell"]
-# # Solution 2
+# # Solution 3
 # weight = torch.randn(64, 32, dtype=torch.float64, generator=generator)
 # large = LinearGaussianVAE(weight, torch.zeros(64, dtype=torch.float64), 0.1)
 # x = large.sample(1, generator)[0]
@@ -463,10 +506,12 @@ class LinearGaussianVAE:
 # z = posterior.sample()
 # log_joint = gaussian_log_prob(z, torch.zeros_like(z), torch.ones_like(z))
 # log_joint += gaussian_log_prob(x, large.decode(z), torch.full_like(x, 0.1))
-# print(torch.allclose(log_joint - posterior.log_prob(z), large.log_prob(x), rtol=1e-9))
+# print(
+#     f"one draw: {log_joint - posterior.log_prob(z):.6f}, exact: {large.log_prob(x):.6f}"
+# )
 
 # %% [markdown]
-# **3.** For equal means, $\mathrm{KL}\bigl(\mathcal N(m,V)\,\|\,\mathcal N(m,S)\bigr) = \tfrac12\bigl(\operatorname{tr}(S^{-1}V) - K - \log\det V + \log\det S\bigr)$. Which *diagonal* $V$ makes it smallest? How large is the gap that our trained encoder could not close?
+# **4.** For equal means, $\mathrm{KL}\bigl(\mathcal N(m,V)\,\|\,\mathcal N(m,S)\bigr) = \tfrac12\bigl(\operatorname{tr}(S^{-1}V) - K - \log\det V + \log\det S\bigr)$. Which *diagonal* $V$ makes it smallest? How large is the gap that our trained encoder could not close? *Hint:* set the derivative for one entry of $V$ to 0.
 #
 # <details><summary>Solution</summary>
 #
@@ -475,7 +520,7 @@ class LinearGaussianVAE:
 # </details>
 
 # %% tags=["active-ipynb", "hide-cell"]
-# # Solution 3
+# # Solution 4
 # _, covariance = model.posterior(data)
 # best_var = 1 / torch.linalg.inv(covariance).diag()
 # smallest = 0.5 * (torch.logdet(covariance) - best_var.log().sum())

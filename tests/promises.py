@@ -1,6 +1,7 @@
 """What pages and chapters promise, checked in their source: each function returns the faults it found, a line each."""
 
 import ast
+import base64
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,7 @@ LEFTOVER = {
     "half-open mathematics": re.compile(r"\$|\\\(|\\\["),
     "half-open emphasis": re.compile(r"\*\*"),
 }
+DOTS = 230  # to the inch, of the book's pictures (ddpm_nb/_figures.py)
 CODE = re.compile(r"^(```|~~~).*?^\1|`[^`\n]+`", re.M | re.S)
 LINK = re.compile(r"\[[^\]]*\]\(<?([^)\s>]+)[^)]*\)")
 PICTURE = re.compile(r"!\[([^\]]*)\]\(|<img\b(?![^>]*\balt=\"[^\"]+\")")
@@ -244,6 +246,28 @@ def opening(notebook: Any) -> list[str]:
         found.append(
             "cell 3: the module's docstring must stand here, in an untagged cell"
         )
+    return found
+
+
+def captions(notebook: Any) -> list[str]:
+    """Complain of a picture without a caption under it that says what to see, and of one too wide for a phone.
+
+    On a phone a picture is 358 pixels wide; type of 10 points shall have 9 pixels there.
+    """
+    found = []
+    for number, cell in enumerate(notebook.cells):
+        for output in cell.get("outputs", []):
+            if (data := output.get("data", {}).get("image/png")) is None:
+                continue
+            below = notebook.cells[number + 1 : number + 2]
+            text = below[0].source.split("\n\n")[0] if below else ""
+            if not text.startswith("**Figure.** ") or len(text.split()) < 10:
+                found.append(f"cell {number + 1}: no caption")
+            width = int.from_bytes(base64.b64decode(data)[16:20], "big") / DOTS * 96
+            if 10 / 72 * 96 * min(1, 358 / width) < 9:
+                found.append(f"cell {number + 1}: {width:.0f} pixels wide")
+        if re.search(r"fontsize=[1-9]\b|fontsize=\"(x|small)", cell.source):
+            found.append(f"cell {number + 1}: type below 10 points")
     return found
 
 

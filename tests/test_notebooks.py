@@ -1,5 +1,6 @@
 """The promises that each chapter makes; each check is also shown a planted fault."""
 
+import base64
 import copy
 import shutil
 from pathlib import Path
@@ -234,6 +235,30 @@ def test_pictures_are_drawn_in_the_book_s_style(name: str) -> None:
         assert 0 <= code.find("fig.use_style()") < first
     # Whoever sets sizes, styles or colour maps anew leaves the style.
     assert not promises.own_style(code)
+
+
+# The pictures of these chapters are not yet drawn anew.
+LATER = {
+    "bound", "posterior", "loss", "algorithms", "unet", "training", "fewer_steps", "evaluation", "cifar10",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name in CHAPTERS if name not in LATER])
+def test_pictures_have_captions_and_can_be_read_on_a_phone(name: str) -> None:
+    assert promises.captions(chapter(name)) == []
+
+
+def test_a_picture_that_says_nothing_is_found() -> None:
+    book = chapter("likelihood")
+    at = next(i for i, cell in enumerate(book.cells) if cell.get("outputs"))
+    book.cells[at + 1].source = "**Figure.** Two bells."
+    wide = bytearray(24)
+    wide[16:20] = (1300).to_bytes(4, "big")
+    book.cells[at].outputs[0].data["image/png"] = base64.b64encode(wide).decode()
+    book.cells[at].source += "\nax.text(1, 1, 'x', fontsize=9)"
+    assert promises.captions(book) == [
+        f"cell {at + 1}: no caption", f"cell {at + 1}: 543 pixels wide", f"cell {at + 1}: type below 10 points",
+    ]  # fmt: skip
 
 
 def test_a_style_of_its_own_is_found() -> None:

@@ -152,6 +152,19 @@ def test_pictures_have_words(page: str) -> None:
         )
 
 
+def test_a_picture_stands_over_its_caption_and_has_a_number() -> None:
+    found = 0
+    for number, page in enumerate(chapters(), start=1):
+        figures = article(page).find_all("figure")
+        for count, figure in enumerate(figures, start=1):
+            picture, caption = figure.find_all(["img", "figcaption"])
+            assert (picture.name, caption.name) == ("img", "figcaption")
+            assert caption.strong.get_text() == f"Figure {number}.{count}."
+        found += len(figures)
+        assert "Figure. " not in article(page).get_text(), "a caption without its picture"  # fmt: skip
+    assert found > 10
+
+
 @every_page
 def test_mathematics_is_set(page: str) -> None:
     body = copy.copy(article(page))  # parts are cut out of it below

@@ -24,6 +24,7 @@ from sphinx.writers.html5 import HTML5Translator
 SCREEN = 42  # lines: 700 pixels
 LIMITS = (25, 12, 6, 2)  # a body of so many lines stands open; of fewer, where its cell is longer than a screen
 LONG, FEW = LIMITS[0], LIMITS[-1]
+CAPTION = "Figure."  # in bold, at the start of the paragraph under a picture
 CALLED = {"forward", "__call__"}  # what a class is for: folded only when it is long
 MARKS = (" ...", "  # …", ' …"""')
 EQUATION = re.compile(r"Equation: (?:eq|def)-")
@@ -197,6 +198,7 @@ class FoldCells(SphinxPostTransform):
     formats = ("html",)
 
     def run(self, **options: Any) -> None:
+        self.figures = 0
         for cell in list(self.document.findall(nodes.container)):
             if cell.get("nb_element") != "cell_code":
                 continue
@@ -213,8 +215,23 @@ class FoldCells(SphinxPostTransform):
             elif not outputs:  # it prepares or tidies up: its first comment says what
                 code["folds"] = [*Folder(lines, LONG).fold(1, len(lines), "the rest of this cell")]
             elif what == "picture" or len(lines) > LONG:
+                if what == "picture":
+                    self.caption(cell)
                 summary = f"<summary>Code of this {what}, {lines_of(len(lines))}</summary>"
                 cell[:] = [*outputs, raw(f'<details class="code-below">{summary}'), code, raw("</details>")]
+
+    def caption(self, cell: nodes.Element) -> None:
+        """The paragraph after a picture's cell, if it begins with CAPTION, goes under the picture and gets a number."""
+        text = cell.next_node(descend=False, siblings=True)
+        if not isinstance(text, nodes.paragraph) or not text.astext().startswith(CAPTION):
+            return
+        self.figures += 1
+        chapter = self.env.toc_secnumbers.get(self.env.docname, {}).get("", ())
+        text.parent.remove(text)
+        text.next_node(nodes.strong)[:] = [nodes.Text(f"Figure {'.'.join(map(str, [*chapter[:1], self.figures]))}.")]
+        picture = cell.next_node(nodes.image)
+        parts = [raw("<figure>"), picture.deepcopy(), raw("<figcaption>"), text, raw("</figcaption></figure>")]
+        picture.replace_self(parts)
 
 
 def setup(app: Sphinx) -> ExtensionMetadata:
