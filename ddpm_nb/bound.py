@@ -106,6 +106,23 @@ from ddpm_nb import _checks as check
 #
 # The student's notes, which [this book follows](bibliography.md), call the middle term the divergence between "forward $q(x_t\mid x_{t-1})$ and backward $p_\theta(x_t\mid x_{t-1})$". Their formula is right and the sentence is not: both distributions in it walk *back*, from $x_t$ to $x_{t-1}$. The notes keep only this term. The minus sign, $L_T$ and $L_0$ belong to the bound as well.
 #
+# **What is $L_T$ worth, for pictures?** By Eq. [forward](#eq-forward), $q(x_T\mid x_0)$ is a bell for each number of the picture, and Eq. [gaussian KL](#eq-gaussian-kl) compares it with $p(x_T) = \mathcal N(0, I)$. The numbers lie between $-1$ and 1. So take the worst, $\pm1$, and the paper's schedule:
+
+# %% tags=["active-ipynb"]
+# import math
+#
+# from ddpm_nb.forward import Schedule
+# from ddpm_nb.likelihood import gaussian_kl
+#
+# left = Schedule.linear().alpha_bar[-1:]
+# zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+# cost = gaussian_kl(left.sqrt(), 1 - left, zero, one) / math.log(2)
+# print(f"L_T: at most {cost:.1e} bits a number,")
+# print(f"{3072 * cost:.2f} bits for a CIFAR-10 picture of 32 x 32 x 3 = 3,072 numbers")
+
+# %% [markdown]
+# To store a CIFAR-10 picture without any loss takes more than 10,000 bits: the paper's model needs 3.75 a number at most (Table 1). Against that $L_T$ is nothing.
+#
 # In the code the three kinds of terms make one record.
 
 # %%
@@ -132,7 +149,7 @@ class ChainBound:
 # %% [markdown]
 # ## Checked by counting
 #
-# On a chain with a few states every expectation is a finite sum. Nothing is estimated, and the two sides of the derivation can be compared to twelve digits. The forward tables are $q(x_t = j\mid x_{t-1} = i)$, the model's are $p(x_{t-1} = i\mid x_t = j)$, and products of forward tables are the jumps.
+# On a chain with a few states every expectation is a finite sum. Nothing is estimated, and the two sides of the derivation can be compared to twelve digits. The forward tables are $q(x_t = j\mid x_{t-1} = i)$, the model's are $p(x_{t-1} = i\mid x_t = j)$, and products of forward tables are the jumps. The loop goes from $t$ to $t+1$. `pair` has three axes, for $x_0$, $x_{t-1}$ and $x_t$: the probability of coming by $x_{t-1}$ to $x_t$, for each start. Divided by its sum over $x_{t-1}$ it is the step back that knows $x_0$.
 
 # %%
 def chain_bound(
@@ -206,10 +223,14 @@ def chain_bound(
 
 # %% tags=["active-ipynb"]
 # total = chain_bound(forward, reverse, prior).total
-# same = torch.allclose(total, definition, rtol=0, atol=1e-12)
-# print("paths counted:", S ** (T + 1))
-# print("definition = three terms, to 1e-12:", same)
-# print("above -log p(x_0), as it must be:", bool((total > -likelihood.log()).all()))
+# assert torch.allclose(total, definition, rtol=0, atol=1e-12)
+# assert (total > -likelihood.log()).all()
+# print(f"{S ** (T + 1):,} paths counted")
+# for x_0 in range(S):
+#     print(
+#         f"x_0 = {x_0}: definition {definition[x_0]:.6f}, three terms {total[x_0]:.6f},"
+#         f" above -log p(x_0) = {-likelihood[x_0].log():.6f}"
+#     )
 
 # %% [markdown]
 # ## What the whole bound costs
@@ -285,9 +306,7 @@ def chain_bound(
 #
 # Let the forward process be a walk on a ring of twelve states that jumps anywhere with probability 0.3, and otherwise stays or goes to a neighbour. Let the data sit on three neighbouring states. Here is what the best model pays, in bits, averaged over the data.
 
-# %% mystnb={"image": {"alt": "Bars with the cost in bits of each term for a chain of 12 steps. The reconstruction, at the left, costs most; the steps cost less and less as t grows; the prior term, at the right, is too small to be seen."}} tags=["active-ipynb"]
-# import math
-#
+# %% mystnb={"image": {"alt": "Bars with the cost in bits of each term for a chain of 12 steps, on a logarithmic axis. The orange bar at the left, the reconstruction, costs most, nearly a bit; the blue bars, the steps, cost less and less as t grows; the green bar at the right, the prior, is the smallest."}} tags=["active-ipynb"]
 # import matplotlib.pyplot as plt
 #
 # from ddpm_nb import _figures as fig
@@ -316,14 +335,19 @@ def chain_bound(
 #
 #
 # costs = [bits(term) for term in (bound.reconstruction, *bound.steps, bound.prior)]
-# figure, ax = plt.subplots(figsize=(5.6, 2.6))
+# figure, ax = plt.subplots(figsize=(5.2, 2.8))
 # ax.bar(range(T + 1), costs, color=[fig.ORANGE, *[fig.BLUE] * (T - 1), fig.GREEN])
 # ax.set(
 #     xlabel="term",
 #     ylabel="bits",
-#     xticks=range(T + 1),
-#     xticklabels=[f"$L_{{{t}}}$" for t in range(T + 1)],
+#     yscale="log",
+#     ylim=(1e-5, 2),
+#     xticks=range(0, T + 1, 2),
 # )
+# ax.set_xticklabels([f"$L_{{{t}}}$" for t in range(0, T + 1, 2)])
+# ax.text(0.6, 0.9, "reconstruction", color=fig.ORANGE)
+# ax.text(5.6, 0.02, "steps", color=fig.BLUE)
+# ax.text(T + 0.4, 1.5 * costs[-1], "prior", color=fig.GREEN, ha="right")
 # plt.show()
 #
 # entropy = bits(-data.clamp(min=1e-300).log())
@@ -340,6 +364,8 @@ def chain_bound(
 # print(f"KL(q(x_0) || p(x_0)):    {off / math.log(2):.1e} bits")
 
 # %% [markdown]
+# **Figure.** What each term costs the best model. Most is paid at the left, where the last details of $x_0$ are decided; each step further from the data costs less.
+#
 # The model pays the entropy of the data and hardly more. What it pays above it, the difference, is $\mathrm{KL}(q(x_T)\,\|\,p(x_T))$, as Eq. [whole cost](#eq-joint-kl) says: this model's steps back are right, only its start is not. Split the same difference at the other end: next to nothing of it is a fault of what the model draws, $\mathrm{KL}(q(x_0)\,\|\,p_\theta(x_0))$ in the last line. The steps, all of them right, repair the wrong start. Nearly all of the difference is the gap of the bound.
 #
 # Most of the cost sits at the small $t$, where the details are decided. The prior term is almost nothing: after twelve steps the chain has forgotten where it began.
@@ -361,21 +387,32 @@ def chain_bound(
 # many = torch.randint(len(terms), (20_000, 128), generator=generator)
 # batch = len(terms) * terms[many].mean(1)
 #
-# figure, ax = plt.subplots(figsize=(5.6, 2.4))
+# figure, ax = plt.subplots(figsize=(5.2, 2.6))
 # ax.hist(one, bins=60, density=True, color="#b5b5b5")
 # ax.hist(batch, bins=40, density=True, color=fig.BLUE)
 # ax.axvline(true_sum, color=fig.ORANGE, linestyle="--")
 # ax.set(xlabel="estimate of the sum, bits", yticks=[])
 # top = ax.get_ylim()[1]
-# ax.text(true_sum * 1.25, 0.85 * top, "mean over 128 random t", color=fig.BLUE)
-# ax.text(true_sum * 1.25, 0.65 * top, "one random t", color=fig.GREY)
-# ax.text(true_sum * 1.25, 0.45 * top, "the sum", color=fig.ORANGE)
+# ax.annotate(
+#     "mean over 128 random t", (true_sum * 1.2, 0.3 * top), (0.6, 0.55 * top),
+#     color=fig.BLUE, arrowprops={"arrowstyle": "->", "color": fig.BLUE},
+# )  # fmt: skip
+# ax.text(true_sum * 1.15, 0.9 * top, "the sum", color=fig.ORANGE)
+# rare = float(one.max())
+# ax.annotate(
+#     "one random t", (rare, 0.04 * top), (rare, 0.25 * top),
+#     color=fig.GREY, ha="right", arrowprops={"arrowstyle": "->", "color": fig.GREY},
+# )  # fmt: skip
 # plt.show()
 # error_bar = one.std() / 20_000**0.5
 # assert (one.mean() - true_sum).abs() < 4 * error_bar
-# print("the mean of the single-t estimates is the sum, within four error bars")
+# print(
+#     f"mean of the estimates {one.mean():.3f} ± {error_bar:.3f}, the sum {true_sum:.3f}"
+# )
 
 # %% [markdown]
+# **Figure.** Grey: estimates of the sum from one $t$ each; they are right on average only, and a rare one is far too large. Blue: means over 128 of them, close to the sum.
+#
 # With these few terms the whole sum would be cheaper than a batch of 128. With $T = 1000$ it would not: the batch costs 128 runs of the network, the whole sum 999 for every picture.
 #
 # ## Where people slip
@@ -388,7 +425,7 @@ def chain_bound(
 #
 # ## Exercises
 #
-# **1.** Give the model the exact reverse of the forward process started at one certain $x_0$, and the exact end $q(x_T\mid x_0)$ as prior. What is left of the bound?
+# **1.** Give the model the exact reverse of the forward process started at one certain $x_0$, and the exact end $q(x_T\mid x_0)$ as prior. What is left of the bound? *Hint:* go through the three kinds of terms.
 #
 # <details><summary>Solution</summary>
 #
@@ -407,7 +444,7 @@ def chain_bound(
 # print(f"{chain_bound(steps, back, jump).total[0]:.12f}")
 
 # %% [markdown]
-# **2.** Show with the ring that the prior term falls with every step added to the chain.
+# **2.** Show with the ring that the prior term falls with every step added to the chain. Then prove that it cannot rise. *Hint:* two chains take the same step, one from $q(x_T\mid x_0)$, one from $p(x_T)$; split the divergence of their pairs $(x_T, x_{T+1})$ in both ways, by Eq. [chain rule](#eq-kl-chain).
 #
 # <details><summary>Solution</summary>
 #
@@ -419,10 +456,11 @@ def chain_bound(
 # # Solution 2
 # bounds = [chain_bound(forward[:n], reverse[:n], prior) for n in range(1, T + 1)]
 # priors = torch.stack([bound.prior for bound in bounds])
-# print(bool((priors.diff(dim=0) < 0).all()))
+# assert (priors.diff(dim=0) < 0).all()
+# print("largest over x_0:", *(f"{float(row.max()):.1e}" for row in priors[::3]))
 
 # %% [markdown]
-# **3.** For $T = 1$ the sum over steps is empty. Which bound remains, and what is it in the words of [the hidden variable](vae.ipynb)?
+# **3.** For $T = 1$ the sum over steps is empty. Which bound remains, and what is it in the words of [the hidden variable](vae.ipynb)? *Hint:* what plays the part of $z$?
 #
 # <details><summary>Solution</summary>
 #
@@ -434,7 +472,8 @@ def chain_bound(
 # # Solution 3
 # q, p, end = random_table(3, 3), random_table(3, 3), random_table(3)
 # by_hand = (q * ((q / end).log() - p.log().T)).sum(1)
-# print(torch.allclose(chain_bound([q], [p], end).total, by_hand, atol=1e-12))
+# print("chain_bound:", *(f"{cost:.6f}" for cost in chain_bound([q], [p], end).total))
+# print("by hand:    ", *(f"{cost:.6f}" for cost in by_hand))
 
 # %% [markdown]
 # ## Summary

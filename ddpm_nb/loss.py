@@ -54,8 +54,6 @@ Variance = Literal["large", "small"]
 # $$ (eq-predict-x0)
 #
 # Read the other way, the same equation gives the noise that goes with a picture: $\hat\varepsilon = (x_t-\sqrt{\bar\alpha_t}\,\hat x_0)/\sqrt{1-\bar\alpha_t}$. A sampler needs it when it has changed the picture, by clipping it to $[-1,1]$ for instance.
-#
-# Why the noise, and not the picture? For a perfect network it makes no difference. For a learned one it decides what an error costs: $\lVert\hat x_0-x_0\rVert^2 = \frac{1-\bar\alpha_t}{\bar\alpha_t}\lVert\hat\varepsilon-\varepsilon\rVert^2$, so an equal error of the noise is next to none in the picture at small $t$, and a large one at large $t$, where no guess of the picture can be good. The paper tried other targets and got its best pictures with this one.
 
 # %%
 def predict_x_0(
@@ -149,6 +147,26 @@ def denoising_mean(
 
 
 # %% [markdown]
+# ### Why the noise, and not the picture?
+#
+# Each gives the other, so a perfect network may predict either. A learned network makes errors, and then the choice says *how much an error matters at which $t$*. Let the guess be off by 1 in one pixel, and see how far that moves the step back. For the noise, Eq. [line 4's mean](#eq-denoising-mean) has the factor, $\beta_t/\sqrt{\alpha_t(1-\bar\alpha_t)}$. For the picture, Eq. [posterior mean](#eq-posterior-mean) has it, $\sqrt{\bar\alpha_{t-1}}\,\beta_t/(1-\bar\alpha_t)$. In grey levels, of which 127.5 are a length of 1:
+
+# %% tags=["active-ipynb"]
+# schedule = Schedule.linear()
+# print("an error of 1 in    the noise   the picture    moves the pixel by")
+# for at in (1, 10, 100, 500, 1000):
+#     beta, left = schedule.beta[at], 1 - schedule.alpha_bar[at]
+#     by_noise = beta / (schedule.alpha[at] * left).sqrt()
+#     by_picture = schedule.alpha_bar[at - 1].sqrt() * beta / left
+#     print(
+#         f"t = {at:<12}  {127.5 * by_noise:8.2f}  {127.5 * by_picture:12.3f}    grey levels"
+#     )
+
+# %% [markdown]
+# An error of the noise moves the step back by about as much at every $t$: about one to three grey levels. So one network, with one loss for all $t$, cares about the right things. An error of the picture weighs about 8,000 times as much at $t = 1$ as at $t = 1000$. And at large $t$ no guess of the picture can be good: hardly anything of it is left in $x_t$. A plain squared error of the picture would spend the network's efforts there, where they change nothing.
+#
+# A weight in the loss could repair that. By the jump $\lVert\hat\varepsilon-\varepsilon\rVert^2 = \frac{\bar\alpha_t}{1-\bar\alpha_t}\lVert\hat x_0-x_0\rVert^2$, so the noise is the picture with a weight, the signal-to-noise ratio. There is a second reason: the noise has mean 0 and variance 1 at every $t$, so the network's last layer always answers on the same scale. The paper tried other targets and got its best pictures with this one.
+#
 # ## The hinge: why $x_0$ may be given in training
 #
 # Something is odd here. The bound asks that the model's step back $p_\theta(x_{t-1}\mid x_t)$ be close to $q(x_{t-1}\mid x_t,x_0)$. But the second knows $x_0$, and the sampler never will. Is the model trained on a question that it can never be asked?
@@ -212,22 +230,30 @@ def denoising_mean(
 #     without.append(torch.trapezoid(back * log_ratio, grid[:, 0]))
 # with_x_0, without = torch.stack(with_x_0), torch.stack(without)
 #
-# figure, ax = plt.subplots(figsize=(5.4, 2.8))
+# figure, ax = plt.subplots(figsize=(5.2, 2.8))
 # ax.plot(means, with_x_0, color=fig.BLUE)
 # ax.plot(means, without, color=fig.ORANGE)
 # ax.axvline(means[without.argmin()], color=fig.GREY, linestyle=":")
 # ax.set(xlabel="mean of p", ylabel="nats")
-# fig.label_line(
-#     ax, 1.25, with_x_0[-8] + 0.25, "$x_0$ given, averaged", fig.BLUE, ha="right"
+# place = 0.3
+# i = int((means - place).abs().argmin())
+# ax.annotate(
+#     "", (place, with_x_0[i]), (place, without[i]), arrowprops={"arrowstyle": "<->"}
 # )
-# fig.label_line(ax, 1.22, 0.95, "without $x_0$", fig.ORANGE)
+# ax.text(
+#     place + 0.04, (with_x_0[i] + without[i]) / 2, "the same everywhere", va="center"
+# )
+# fig.label_line(ax, -0.5, 0.75 * with_x_0[0], "$x_0$ given, averaged", fig.BLUE)
+# fig.label_line(ax, 1.35, 0.45, "without $x_0$", fig.ORANGE, ha="right")
 # plt.show()
 # difference = with_x_0 - without
-# constant = bool(difference.max() - difference.min() < 1e-6)
-# print("the curves differ by a constant, to 1e-6:", constant)
-# print("their lowest points agree:", bool(with_x_0.argmin() == without.argmin()))
+# assert difference.max() - difference.min() < 1e-6
+# assert with_x_0.argmin() == without.argmin()
+# print(f"distance of the curves: {difference.min():.5f} to {difference.max():.5f} nats")
 
 # %% [markdown]
+# **Figure.** What a mean of $p$ costs, against the step back that knows $x_0$ (blue, averaged) and against the one that does not (orange). The curves have the same shape at a fixed distance, so their lowest points (dotted) agree. Who trains with the blue one gets the orange one right.
+#
 # ## The loss
 #
 # The bound has one divergence for each $t \ge 2$, Eq. [bound](#eq-bound): of the true step back $\mathcal N(\tilde\mu_t, \tilde\beta_t I)$ from the model's, $p_\theta(x_{t-1}\mid x_t) = \mathcal N(\mu_\theta, \sigma_t^2 I)$, where $\sigma_t^2$ is a number that we choose. By Eq. [divergence of two normals](#eq-gaussian-kl) it is $\lVert\tilde\mu_t-\mu_\theta\rVert^2/(2\sigma_t^2)$ plus a number that has only the two variances in it and no $\theta$. Both means are line 4, once with the true noise and once with the predicted one, so their difference is $\frac{\beta_t}{\sqrt{\alpha_t}\sqrt{1-\bar\alpha_t}}(\varepsilon_\theta-\varepsilon)$. The part with $\theta$ is
@@ -351,11 +377,10 @@ def simple_loss(
 # The variances are fixed, so only the means can move. Draw the true step back as a filled bell and the model's as a line, for a network that is far off, closer, and right. The divergence is *half* the squared distance of the means, in units of the line's width, plus the constant, which is nearly 0 here.
 
 # %% mystnb={"image": {"alt": "Three panels, each with the same filled bell, the true step back, and an outlined bell of the same height, the model's. From left to right the outlined bell slides from far to the right onto the filled one, and the divergence written above the panels falls from 7.97 to 1.12 to 0.00 nats."}} tags=["active-ipynb"]
-# schedule = Schedule.linear()
 # true_mean, at = 0.0, 500
 # true_var, model_var = posterior_variance(at, schedule), schedule.beta[at]
 # grid = torch.linspace(-0.7, 0.9, 801, dtype=torch.float64)[:, None]
-# figure, axes = plt.subplots(1, 3, figsize=(7.2, 2.0), sharey=True)
+# figure, axes = plt.subplots(1, 3, figsize=(5.2, 2.2), sharey=True)
 # for ax, model_mean in zip(axes, (0.4, 0.15, 0.0)):
 #     mean = torch.tensor([model_mean], dtype=torch.float64)
 #     zero = torch.zeros_like(mean)
@@ -363,36 +388,43 @@ def simple_loss(
 #     true = normal(grid, true_mean, true_var).exp()
 #     ax.fill_between(grid[:, 0], true, color="#d5d5d5")
 #     ax.plot(grid, normal(grid, mean, model_var).exp(), color=fig.BLUE)
-#     ax.set(title=f"divergence {kl:.2f} nats", xlabel="$x_{t-1}$", yticks=[])
-# axes[0].text(-0.65, 3.2, "true", color=fig.GREY)
-# axes[0].text(0.55, 3.2, "model", color=fig.BLUE)
+#     ax.set(title=f"{kl:.2f} nats", xlabel="$x_{t-1}$", yticks=[])
+# axes[0].text(-0.7, 3.6, "true", color=fig.GREY)
+# axes[0].text(0.95, 3.6, "model", color=fig.BLUE, ha="right")
 # plt.show()
 
 # %% [markdown]
+# **Figure.** The divergence of the model's step back (line) from the true one (filled), above each panel. The loss asks the line to slide onto the bell.
+#
 # Below is the dropped weight for the paper's schedule. It falls steeply at small $t$: in the bound the first steps, where only the finest grain is open, count many times as much as those in the middle. (It rises again at the end: once $\bar\alpha_t\approx0$ it is about $\beta_t/2$, and $\beta_t$ grows.) $L_\text{simple}$ counts all $t$ alike: compared with the bound, it cares less for the smallest $t$ and more for the rest. What that does to a network is measured further down.
 
-# %% mystnb={"image": {"alt": "The weight in the bound, on a logarithmic scale, against t. It starts at 0.5, falls steeply at first and then slowly to a minimum of 0.005 near t = 350, and rises slowly again to 0.01 at t = 1000."}} tags=["active-ipynb"]
+# %% mystnb={"image": {"alt": "The weight in the bound, on a logarithmic scale, against t. It starts at 0.5, falls steeply at first and then slowly to a minimum of 0.005 near t = 350, and rises slowly again to 0.01 at t = 1000. Both axes are logarithmic. A dashed flat line, what the simple loss counts, crosses it near t = 100: left of it the bound asks for more, right of it for less."}} tags=["active-ipynb"]
 # t = torch.arange(1, 1001)
 # weight = vlb_weight(t, schedule)
 # lowest = int(t[weight.argmin()])
 #
-# figure, ax = plt.subplots(figsize=(5, 2.8))
-# ax.semilogy(t, weight, color=fig.BLUE)
-# ax.plot(lowest, weight.min(), "o", color=fig.ORANGE)
-# ax.annotate(
-#     f"lowest at t = {lowest}",
-#     (lowest, weight.min()),
-#     xytext=(0, 10),
-#     textcoords="offset points",
-#     color=fig.ORANGE,
-#     ha="center",
+# flat = weight.mean()
+# figure, ax = plt.subplots(figsize=(5.2, 2.8))
+# ax.loglog(t, weight, color=fig.BLUE)
+# ax.axhline(flat, color=fig.ORANGE, linestyle="--")
+# ax.fill_between(
+#     t, weight, flat, where=weight > flat, color=fig.BLUE, alpha=0.15, linewidth=0
 # )
-# ax.set(xlabel="t", ylabel="weight of the squared error")
+# ax.fill_between(
+#     t, weight, flat, where=weight < flat, color=fig.ORANGE, alpha=0.2, linewidth=0
+# )
+# ax.text(2.2, 0.3, "the bound", color=fig.BLUE)
+# ax.text(1000, 1.15 * flat, "simple loss", color=fig.ORANGE, ha="right")
+# ax.set(xlabel="t", ylabel="weight of the squared error", xlim=(1, 1000))
 # plt.show()
+# crossing = int(t[weight < flat][0])
+# print(f"below its mean from t = {crossing} on")
 # for at in (1, 2, 10, lowest, 1000):
 #     print(f"weight at t = {at}: {weight[at - 1]:.4f}")
 
 # %% [markdown]
+# **Figure.** How much a squared error counts at each $t$: in the bound, and in the simple loss, scaled to the same mean. Left of the crossing the bound asks for more care, right of it the simple loss.
+#
 # ### The same bound, by signal and noise
 #
 # With the small variance, $\sigma_t^2 = \tilde\beta_t$, the bound has a shorter form. Both steps back then have the same variance, so Eq. [weight](#eq-vlb-weight) is the whole divergence: no constant is left out. Take $t\ge2$, and ask for the error of the picture in the place of the error of the noise: by Eq. [predicted picture](#eq-predict-x0), $\lVert\varepsilon-\varepsilon_\theta\rVert^2 = \frac{\bar\alpha_t}{1-\bar\alpha_t}\lVert x_0-\hat x_0\rVert^2$. The factor in front of $\lVert x_0-\hat x_0\rVert^2$ is then
@@ -446,11 +478,15 @@ def simple_loss(
 #     return 1 - torch.trapezoid(density * answer**2, line[:, 0])
 #
 #
-# floor_t = torch.logspace(0, 3, 100).round().long().unique()
+# floor_t = torch.logspace(0, 3, 300).round().long().unique()
 # lowest_loss = torch.stack([floor(bumps, at) for at in floor_t.tolist()])
 #
-# figure, ax = plt.subplots(figsize=(5, 2.8))
+# figure, ax = plt.subplots(figsize=(5.2, 3))
 # ax.plot(floor_t, lowest_loss, color=fig.BLUE)
+# ax.fill_between(floor_t, lowest_loss, color=fig.BLUE, alpha=0.12, linewidth=0)
+# ax.text(1.3, 0.45, "noise or data?\nNobody can tell", color=fig.GREY)
+# ax.text(240, 0.5, "which bump?", color=fig.GREY, ha="center")
+# ax.text(90, 0.2, "noise: easy to see", color=fig.GREY, ha="right")
 # error = r"$\mathbb{E}\,|\varepsilon-\varepsilon^*|^2$"
 # ax.set(xscale="log", xlabel="t", ylabel=error, ylim=(0, 1.05))
 # plt.show()
@@ -458,6 +494,8 @@ def simple_loss(
 #     print(f"floor at t = {at}: {floor(bumps, at):.5f}")
 
 # %% [markdown]
+# **Figure.** The smallest loss that any network can have at each $t$, for two bumps. Two doubts keep it above 0: at small $t$ the noise is too weak to be told from the data, near $t = 200$ two bumps flow into each other.
+#
 # At $t = 1$ there is hardly any noise in $x_1$, far less than the data's own spread, and it cannot be told from the data: the loss there is about 1 even for the best network. Then the noise outgrows the width of a bump, and becomes easy to see. The second hill, near $t = 200$, is a doubt of another kind: the two bumps flow into each other, and it is open which of them a point came from. At large $t$ nearly all of $x_t$ is noise, and the noise is easy to predict.
 #
 # A training loss that stops falling above zero is therefore no sign of failure by itself: it may have come near its floor.
@@ -530,10 +568,12 @@ def simple_loss(
 # equal, share = torch.ones(1000), (weight / weight.mean()).float()
 # edges = torch.tensor([1, 2, 5, 10, 20, 50, 100, 200, 500, 1001])
 # right_bump, measured = ends_right(best), {}
-# figure, ax = plt.subplots(figsize=(5, 2.8))
+# middle = (edges[:-1] * (edges[1:] - 1)).sqrt()
+# figure, ax = plt.subplots(figsize=(5.2, 3))
+# drawn_as = []
 # for name, chance, factor, color, x, y in (
 #     ("simple loss", equal, equal, fig.BLUE, 2.4, 0.09),
-#     ("weight as a factor", equal, share, fig.ORANGE, 1.6, 0.2),
+#     ("weight as a factor", equal, share, fig.ORANGE, 6, 0.2),
 #     ("t drawn by weight", share, equal, fig.GREEN, 1, 0.003),
 # ):
 #     model = train(chance, factor)
@@ -548,11 +588,14 @@ def simple_loss(
 #     }
 #     groups = distance.split(edges.diff().tolist(), dim=1)
 #     mean, half = interval(torch.stack([group.mean(1) for group in groups], dim=1))
-#     middle = (edges[:-1] * (edges[1:] - 1)).sqrt()
 #     ax.loglog(middle, mean, "o-", color=color, markersize=4)
+#     drawn_as.append((mean, color))
 #     ax.fill_between(middle, mean - half, mean + half, color=color, alpha=0.2)
 #     fig.label_line(ax, x, y, name, color)
-# ax.set(xlabel="t", ylabel=r"distance to $\varepsilon^*$")
+# best_way = torch.stack([mean for mean, _ in drawn_as]).argmin(0)
+# for low, high, way in zip(edges, edges[1:], best_way):
+#     ax.axvspan(low, high, ymax=0.04, color=drawn_as[way][1], linewidth=0)
+# ax.set(xlabel="t", ylabel=r"distance to $\varepsilon^*$", xlim=(1, 1000))
 # plt.show()
 #
 # simple, signs = measured.pop("simple loss"), {}
@@ -568,6 +611,8 @@ def simple_loss(
 # assert signs["t drawn by weight"] == [-1, 1, -1, 1]
 
 # %% [markdown]
+# **Figure.** How far the trained networks are from the perfect one; bands are 95 % intervals over 64 seeds. The bar at the foot has the colour of the closest: $t$ drawn by weight wins at small $t$, the simple loss from about $t = 150$ on.
+#
 # As a factor, the weight helps at the smallest $t$ and makes the network worse at large $t$, and worse on the whole even by the bound's own measure: the gradient is dominated by the few points of a batch that happened to draw a small $t$, and varies much from batch to batch. With $t$ drawn by weight the mean is the same without that scatter, and what remains is the choice itself: closer at the smallest $t$, farther at large $t$, cheaper in nats. And yet *more* points go astray.
 #
 # If drawing $t$ by its weight wins in nats, why does the paper drop the weight? Because a nat is not what one sees. In Eq. [weight](#eq-vlb-weight) an error is counted as a squared shift of the mean, *in units of the step's own spread* $\sigma_t$, and at small $t$ that unit is tiny. Give the network an error of the size of the noise itself, $\lVert\varepsilon-\varepsilon_\theta\rVert^2 = 1$ in a coordinate, and read off both: the nats, and the shift of a pixel in grey levels (of 256, so that 127.5 of them are a length of 1).
@@ -583,7 +628,7 @@ def simple_loss(
 #
 # ## Which variance?
 #
-# The mean of the step back is settled. Its variance $\sigma_t^2$ was left open, between $\beta_t$ and $\tilde\beta_t$. Which number is best? With the mean right, the divergence from the true step back costs $\tfrac12(V/\sigma_t^2+\log\sigma_t^2)$ and constants, per coordinate, where $V$ is the true variance of $x_{t-1}$ given $x_t$, averaged over $x_t$. (The step back need not be normal for this: the divergence is the mean of $-\log p_\theta$ plus something without $\sigma_t$.) Its slope in $\sigma_t^2$ is zero at $\sigma_t^2 = V$. To find $V$, write $m = \mathbb E[x_{t-1}\mid x_t]$ and split $x_{t-1}-m = (x_{t-1}-\tilde\mu_t)+(\tilde\mu_t-m)$. The mixed term of the square has mean zero, as in Eq. [best guess](#eq-best-guess). So $V$ has two parts: the scatter that remains when $x_0$ is known as well, and the scatter of the mean $\tilde\mu_t$ because $x_0$ is *not* known. The first is $\tilde\beta_t$. In the second, $x_0$ enters $\tilde\mu_t$ with the factor of Eq. [posterior mean](#eq-posterior-mean). For one coordinate, averaged over $x_t$:
+# The mean of the step back is settled. Its variance $\sigma_t^2$ was left open, between $\beta_t$ and $\tilde\beta_t$. Which number is best? The divergence from the true step back is the mean of $-\log p_\theta(x_{t-1}\mid x_t)$, plus something without $\sigma_t$. By Eq. [normal density](#def-gaussian) that mean is $\tfrac12\bigl(\mathbb E(x_{t-1}-\mu_\theta)^2/\sigma_t^2+\log\sigma_t^2\bigr)$ and a constant, per coordinate. With the mean right, $\mathbb E(x_{t-1}-\mu_\theta)^2$ is the true variance of $x_{t-1}$ given $x_t$, averaged over $x_t$; call it $V$. (The step back need not be normal for this.) Its slope in $\sigma_t^2$ is zero at $\sigma_t^2 = V$. To find $V$, write $m = \mathbb E[x_{t-1}\mid x_t]$ and split $x_{t-1}-m = (x_{t-1}-\tilde\mu_t)+(\tilde\mu_t-m)$. The mixed term of the square has mean zero, as in Eq. [best guess](#eq-best-guess). So $V$ has two parts: the scatter that remains when $x_0$ is known as well, and the scatter of the mean $\tilde\mu_t$ because $x_0$ is *not* known. The first is $\tilde\beta_t$. In the second, $x_0$ enters $\tilde\mu_t$ with the factor of Eq. [posterior mean](#eq-posterior-mean). For one coordinate, averaged over $x_t$:
 #
 # $$
 # \sigma_t^{*2} = \tilde\beta_t + \frac{\bar\alpha_{t-1}\,\beta_t^2}{(1-\bar\alpha_t)^2}\;\mathbb E\bigl[\operatorname{Var}(x_0\mid x_t)\bigr] .
@@ -647,21 +692,24 @@ def optimal_variance(
 # right = optimal_variance(many_t, schedule, x_0_variance)
 # small, large = (reverse_variance(many_t, schedule, name) for name in ("small", "large"))
 #
-# figure, ax = plt.subplots(figsize=(5.4, 2.6))
+# figure, ax = plt.subplots(figsize=(5.2, 2.8))
+# ax.fill_between(many_t, small / large, 1, color=fig.BLUE, alpha=0.12, linewidth=0)
+# ax.text(7, 0.91, "for other data: anywhere in here", color=fig.GREY, va="top")
 # for variance, color in ((large, fig.GREY), (right, fig.ORANGE), (small, fig.BLUE)):
 #     ax.plot(many_t, variance / large, color=color)
 # ax.set(xscale="log", xlabel="t", ylabel=r"variance / $\beta_t$", ylim=(-0.05, 1.15))
 # fig.label_line(ax, 200, 1.08, r'"large", $\beta_t$', fig.GREY)
-# fig.label_line(ax, 3.2, 0.45, r'"small", $\tilde\beta_t$', fig.BLUE)
-# fig.label_line(ax, 1.0, 0.89, "right for two bumps", fig.ORANGE)
+# fig.label_line(ax, 3.2, 0.4, r'"small", $\tilde\beta_t$', fig.BLUE)
+# fig.label_line(ax, 1.0, 1.06, "right for two bumps", fig.ORANGE)
 # plt.show()
-# between = bool(((small < right) & (right < large)).all())
-# print("the right variance lies between the paper's two choices at every t:", between)
+# assert ((small < right) & (right < large)).all()
 
 # %% [markdown]
+# **Figure.** The paper's two variances, as shares of $\beta_t$. Whatever the data in $[-1,1]$, the right one lies in the shaded wedge, which is open at small $t$ only. For the two bumps it begins near the upper edge.
+#
 # ## Other things to predict
 #
-# The noise is one way to say what the network knows; there are others, and each is a change of units. The **score** of a density is the slope of its logarithm. By the jump, $\log q(x_t\mid x_0) = -\lVert x_t-\sqrt{\bar\alpha_t}x_0\rVert^2/\bigl(2(1-\bar\alpha_t)\bigr)$ plus a constant, so its slope in $x_t$ is $-(x_t-\sqrt{\bar\alpha_t}x_0)/(1-\bar\alpha_t)$, and $x_t-\sqrt{\bar\alpha_t}x_0 = \sqrt{1-\bar\alpha_t}\,\varepsilon$:
+# The noise is one way to say what the network knows; there are others, and each is a change of units. The **score** of a density is the slope of its logarithm, in every coordinate: $\nabla\log q$, as in [the posterior](posterior.ipynb). By the jump, $\log q(x_t\mid x_0) = -\lVert x_t-\sqrt{\bar\alpha_t}x_0\rVert^2/\bigl(2(1-\bar\alpha_t)\bigr)$ plus a constant, so its slope in $x_t$ is $-(x_t-\sqrt{\bar\alpha_t}x_0)/(1-\bar\alpha_t)$, and $x_t-\sqrt{\bar\alpha_t}x_0 = \sqrt{1-\bar\alpha_t}\,\varepsilon$:
 #
 # $$
 # s = -\frac{\varepsilon}{\sqrt{1-\bar\alpha_t}} .
@@ -699,6 +747,8 @@ def noise_to_score(noise: Tensor, t: int | Tensor, schedule: Schedule) -> Tensor
 # $$
 # \varepsilon = \sqrt{1-\bar\alpha_t}\;x_t + \sqrt{\bar\alpha_t}\;v .
 # $$ (eq-v-inverse)
+#
+# What is it for? The noise is a poor thing to ask for where $x_t$ is all noise: the answer is $x_t$ itself, and tells nothing of the picture. The picture is a poor thing to ask for where $x_t$ is all picture, for the same reason. The velocity is neither: it goes from $\varepsilon$, where there is no noise yet, to $-x_0$, where there is nothing else. So it serves samplers of very few steps, which must guess a picture from pure noise at once: with $\bar\alpha_t = 0$, Eq. [predicted picture](#eq-predict-x0) divides by 0, and $\hat x_0 = \sqrt{\bar\alpha_t}\,x_t-\sqrt{1-\bar\alpha_t}\,v$ does not. (Salimans and Ho brought it in to train such samplers.)
 
 # %%
 def noise_to_v(
@@ -753,7 +803,7 @@ def v_to_noise(x_t: Tensor, t: int | Tensor, v: Tensor, schedule: Schedule) -> T
 #
 # ## Exercises
 #
-# **1.** Check that line 4 is the mean of the step back with $\hat x_0$ put in, for random numbers.
+# **1.** Check that line 4 is the mean of the step back with $\hat x_0$ put in, for random numbers. *Hint:* `predict_x_0`, `posterior_mean` and `denoising_mean` are all you need.
 #
 # <details><summary>Solution</summary>
 #
@@ -769,10 +819,12 @@ def v_to_noise(x_t: Tensor, t: int | Tensor, v: Tensor, schedule: Schedule) -> T
 # t = torch.tensor([1, 2, 50, 500, 1000])
 # x_0_hat = predict_x_0(x_t, t, noise, schedule)
 # line_4 = denoising_mean(x_t, t, noise, schedule)
-# print(torch.allclose(line_4, posterior_mean(x_0_hat, x_t, t, schedule), rtol=1e-9))
+# mean = posterior_mean(x_0_hat, x_t, t, schedule)
+# for at, row, other in zip(t, line_4, mean):
+#     print(f"t = {at:4}: line 4 {row[0]:.10f}, posterior mean {other[0]:.10f}")
 
 # %% [markdown]
-# **2.** How large is the factor from $\hat\varepsilon$ to $\hat x_0$ at $t = T$? What does an error of 0.01 in the noise do to $\hat x_0$ there?
+# **2.** How large is the factor from $\hat\varepsilon$ to $\hat x_0$ at $t = T$? What does an error of 0.01 in the noise do to $\hat x_0$ there? And why does the sampler hardly feel it? *Hint:* with which factor does $\hat x_0$ stand in the mean of the step back?
 #
 # <details><summary>Solution</summary>
 #
@@ -788,7 +840,7 @@ def v_to_noise(x_t: Tensor, t: int | Tensor, v: Tensor, schedule: Schedule) -> T
 # print(f"weight of x_0 in the mean: {posterior_mean(one, zero, 1000, schedule)[0]:.5f}")
 
 # %% [markdown]
-# **3.** With data $x_0\sim\mathcal N(0, 1)$, what is $\varepsilon^*$, and what is the floor of the loss at time $t$?
+# **3.** With data $x_0\sim\mathcal N(0, 1)$, what is $\varepsilon^*$, and what is the floor of the loss at time $t$? *Hint:* this is a mixture of one bump.
 #
 # <details><summary>Solution</summary>
 #
@@ -801,11 +853,11 @@ def v_to_noise(x_t: Tensor, t: int | Tensor, v: Tensor, schedule: Schedule) -> T
 # standard = GaussianMixture([1.0], [[0.0]], [1.0])
 # t = torch.tensor([1, 200, 700])
 # floors = torch.stack([floor(standard, at) for at in t.tolist()])
-# same = torch.allclose(floors, schedule.alpha_bar[t], rtol=1e-6, atol=0)
-# print("floor = alpha_bar_t:", same)
+# for at, lowest in zip(t, floors):
+#     print(f"t = {at:3}: floor {lowest:.6f}, alpha_bar_t {schedule.alpha_bar[at]:.6f}")
 
 # %% [markdown]
-# **4.** With the data of exercise 3 and a perfect network, sum Eq. [SNR form](#eq-snr-bound) over $t = 2,\dots,T$. What does the sum become when the steps get ever finer, with $\log\operatorname{SNR}$ falling from 6 to $-6$? Cut the way in two manners, evenly in $\log\operatorname{SNR}$ and evenly in $\bar\alpha_t$.
+# **4.** With the data of exercise 3 and a perfect network, sum Eq. [SNR form](#eq-snr-bound) over $t = 2,\dots,T$. What does the sum become when the steps get ever finer, with $\log\operatorname{SNR}$ falling from 6 to $-6$? Cut the way in two manners, evenly in $\log\operatorname{SNR}$ and evenly in $\bar\alpha_t$. *Hint:* write the error of the picture as a function of the SNR, and the sum as an integral.
 #
 # <details><summary>Solution</summary>
 #

@@ -157,7 +157,7 @@ def posterior_mean(
 #     return gaussian_log_prob(x[:, None], mean, var).exp()
 #
 #
-# figure, axes = plt.subplots(1, 2)
+# figure, axes = plt.subplots(1, 2, figsize=(5.2, 2.8))
 # for ax, t, x_t in zip(axes, (20, 500), (0.9, -1.2)):
 #     alpha_bar, after = schedule.alpha_bar[t - 1], torch.full_like(grid, x_t)
 #     jump = normal(grid, alpha_bar.sqrt() * x_0, 1 - alpha_bar)
@@ -166,23 +166,29 @@ def posterior_mean(
 #     mean = posterior_mean(x_0, x_t * torch.ones_like(x_0), t, schedule)
 #     var = posterior_variance(t, schedule)
 #     formula = normal(grid, mean, var)
-#     same = bool((on_grid - formula).abs().max() < 1e-9 * formula.max())
-#     print(f"t = {t}: largest difference below 1e-9 of the peak:", same)
+#     assert (on_grid - formula).abs().max() < 1e-9 * formula.max()
 #     near = (grid - mean).abs() < 4 * var.sqrt()
 #     ax.plot(grid, jump, "--", color=fig.GREY)
 #     ax.plot(grid[near], formula[near], color=fig.BLUE)
 #     dots = mean + var.sqrt() * torch.linspace(-3, 3, 13, dtype=torch.float64)
 #     there = on_grid[torch.searchsorted(grid, dots)]
 #     ax.plot(dots, there, "o", color=fig.ORANGE, markersize=4)
-#     ax.set(title=f"t = {t}, $x_t$ = {x_t}", xlabel="$x_{t-1}$", yticks=[])
+#     ax.set(title=f"t = {t}", xlabel="$x_{t-1}$", yticks=[])
+#     foot = ax.get_ylim()[1] * -0.04
+#     ax.plot(x_t, foot, "^", color="black", clip_on=False)
+#     ax.plot(float(x_0), foot, "s", color=fig.GREY, clip_on=False)
 # axes[0].set(xlim=(0.1, 1.4))
-# left = axes[0].transAxes
-# axes[0].text(0.68, 0.85, "formula", color=fig.BLUE, transform=left)
-# axes[0].text(0.68, 0.75, "Bayes on a grid", color=fig.ORANGE, transform=left)
-# axes[0].text(0.05, 0.38, "jump\nfrom $x_0$", color=fig.GREY, transform=left)
+# right = axes[1].transAxes
+# axes[1].text(0.55, 0.9, "formula", color=fig.BLUE, transform=right)
+# axes[1].text(0.55, 0.8, "Bayes on a grid", color=fig.ORANGE, transform=right)
+# axes[1].text(0.55, 0.7, "jump from $x_0$", color=fig.GREY, transform=right)
+# axes[1].text(0.55, 0.55, "▲ $x_t$", transform=right)
+# axes[1].text(0.55, 0.45, "■ $x_0$", color=fig.GREY, transform=right)
 # plt.show()
 
 # %% [markdown]
+# **Figure.** Where the walk was one step before $x_t$ (▲), if it began at $x_0$ (■). Bayes' rule on the grid lies on the formula, to a billionth of the peak. The step back lies at $x_t$, narrow beside the jump, which does not know $x_t$.
+#
 # The step back lies almost at $x_t$: one step is short, so $x_t$ is by far the better witness of where the walk was a moment ago. Only at the smallest $t$ does $x_0$ count as much.
 #
 # ## When the start is not known
@@ -220,7 +226,7 @@ def noised_mixture(
 #
 # So the mean of $\varepsilon$ within bump $k$ is $B/A = \frac{\sqrt{1-\bar\alpha_t}}{v_{k,t}}\,(x_t-\sqrt{\bar\alpha_t}\,\mu_k)$.
 #
-# Which bump $x_t$ came from is not known, but Bayes' rule gives each a probability $r_k(x_t)$. Average over it:
+# Which bump $x_t$ came from is not known, but Bayes' rule gives each a probability $r_k(x_t)$: in proportion to its weight times its density at $x_t$, and so that all add up to 1. (From logarithms of numbers, `torch.softmax` makes these numbers divided by their sum; so the code needs only the logarithms.) Average over it:
 #
 # $$
 # \varepsilon^*(x_t, t) = \mathbb E[\varepsilon \mid x_t] = \sum_k r_k(x_t)\,\frac{\sqrt{1-\bar\alpha_t}}{v_{k,t}}\,\bigl(x_t-\sqrt{\bar\alpha_t}\,\mu_k\bigr),
@@ -298,8 +304,8 @@ def optimal_noise(
 # coarse, fine = (torch.linspace(-2.6, 2.6, n, dtype=torch.float64) for n in (12, 201))
 # points, plane = torch.cartesian_prod(coarse, coarse), torch.cartesian_prod(fine, fine)
 #
-# figure, axes = plt.subplots(1, 4, figsize=(7.4, 2.1))
-# for ax, t in zip(axes, (20, 100, 300, 700)):
+# figure, axes = plt.subplots(2, 2, figsize=(4.6, 4.8))
+# for ax, t in zip(axes.flat, (20, 100, 300, 700)):
 #     density = noised_mixture(ring, t, schedule).log_prob(plane).exp().reshape(201, 201)
 #     ax.contourf(fine, fine, density.T, 5, cmap="Greys", vmax=2.2 * density.max())
 #     arrows = -best(points, t)
@@ -318,13 +324,10 @@ def optimal_noise(
 # at = points.clone().requires_grad_()
 # noised_mixture(ring, 100, schedule).log_prob(at).sum().backward()
 # slopes = (1 - schedule.alpha_bar[100]).sqrt() * at.grad
-# print(
-#     "at t = 100 the slopes of log q, by automatic differentiation, agree to 1e-10:",
-#     torch.allclose(slopes, -best(points, 100), rtol=0, atol=1e-10),
-# )
+# assert torch.allclose(slopes, -best(points, 100), rtol=0, atol=1e-10)
 
 # %% [markdown]
-# With much noise all arrows lead to the middle, and nothing is decided yet. With less noise they part, each to a bump of its own. A sampler goes through these fields from right to left.
+# **Figure.** The score of five noisy bumps (arrows; the grey is their density). With much noise all arrows lead to the middle, and nothing is decided yet. With less noise they part, each to a bump of its own. A sampler goes through these fields from the last to the first. (At $t = 100$ the arrows agree to $10^{-10}$ with the slopes of $\log q$ by automatic differentiation.)
 #
 # ## The step back without the start
 #
@@ -347,34 +350,31 @@ def optimal_noise(
 #     return back, log_bell.exp(), torch.trapezoid(back * log_ratio, grid)
 #
 #
-# figure, axes = plt.subplots(1, 2)
+# figure, axes = plt.subplots(1, 2, figsize=(5.2, 2.8))
 # for ax, beta in zip(axes, (0.9, 0.01)):
 #     back, bell, kl = step_back(before, 0.1, beta)
 #     print(f"beta = {beta}: divergence from the bell {kl:.3f} nats")
 #     ax.fill_between(grid, back, color="#cfdbe6")
 #     ax.plot(grid, back, color=fig.BLUE)
 #     ax.plot(grid, bell, "--", color=fig.ORANGE)
+#     ax.plot(0.1, ax.get_ylim()[1] * -0.04, "^", color="black", clip_on=False)
 #     ax.set(
-#         title=rf"one step with $\beta$ = {beta}",
+#         title=rf"a step with $\beta$ = {beta}",
 #         xlabel="$x_{t-1}$",
 #         yticks=[],
 #         xlim=(-2.2, 2.2),
 #     )
-# left = axes[0].transAxes
-# axes[0].text(0.03, 0.93, "true step back", color=fig.BLUE, transform=left)
-# axes[0].text(
-#     0.03,
-#     0.85,
-#     "bell with the same\nmean and variance",
-#     color=fig.ORANGE,
-#     transform=left,
-#     va="top",
-# )
+# right = axes[1].transAxes
+# axes[1].text(0.02, 0.92, "true step", color=fig.BLUE, transform=right)
+# axes[1].text(0.02, 0.82, "its bell", color=fig.ORANGE, transform=right)
+# axes[1].text(0.02, 0.72, "▲ $x_t$", transform=right)
 # plt.show()
 # sharp = step_back(bumps, 0.0, 0.02)[2]
 # print(f"beta = 0.02 from the sharp bumps, at x_t = 0: {sharp:.3f} nats")
 
 # %% [markdown]
+# **Figure.** Where was the walk before $x_t = 0.1$ (▲), when nobody knows its start? Blue: the truth. Dashed: the bell with the same mean and variance. After a small step the two can hardly be told apart.
+#
 # After a big step there are two places from which $x_t = 0.1$ may have come, and no bell describes that. After a small step the past lies close by, and a bell fits far better. The reason: as a function of $x_{t-1}$, the factor $q(x_t\mid x_{t-1})$ is a bell of width about $\sqrt{\beta}$. Over so short a distance $\log q(x_{t-1})$ is nearly a straight line, and a straight line added to the exponent of a bell moves the bell and leaves its width alone (complete the square). **This is why diffusion takes many small steps:** each step back may then be a simple normal distribution, and a network needs to find only its mean.
 #
 # How small is small? $\sqrt\beta$ must be short against the distance over which the slope of $\log q(x_{t-1})$ changes. For the sharp bumps themselves even $\beta = 0.02$ is too large: halfway between them the step back has two humps, and the last divergence above is large. That is one reason why schedules begin with tiny steps.
@@ -416,9 +416,9 @@ def optimal_noise(
 # \end{cases}
 # $$ (eq-step-cost)
 #
-# (For normal data of variance 1, $\ell'' = -1$ and $\ell''' = 0$ everywhere, and all three are zero.) In a picture with logarithmic axes a power is a straight line, and the exponent is its slope: 3 for the first bell, 2 for the others. Below are the true costs, by sums over a fine grid, for the data of the last picture. On the left is one step. On the right is the sum over $n$ equal steps that walk from there until half of the power is left.
+# (For normal data of variance 1, $\ell'' = -1$ and $\ell''' = 0$ everywhere, and all three are zero.) In a picture with logarithmic axes a power is a straight line, and the exponent is its slope: 3 for the first bell, 2 for the others. Below are the true costs, by sums over a fine grid, for the data of the last picture. First comes one step, then the sum over $n$ equal steps that walk from there until half of the power is left.
 
-# %% mystnb={"image": {"alt": "Two log-log plots with three curves each. Left, the cost of one step against its size beta, from 0.9 down to 0.005. For large steps the curves lie close together. For small ones they are straight lines: the two with a fixed variance fall along a dashed line of slope 2, the one with a variance for each point along a dashed line of slope 3, far below them. Right, the sum over n steps, for n from 1 to 64: the fixed variances fall along a line of slope minus 1, the other along slope minus 2."}} tags=["active-ipynb"]
+# %% mystnb={"image": {"alt": "Two log-log plots, one above the other, with three curves each. Above, the cost of one step against its size beta, from 0.9 down to 0.005. For large steps the curves lie close together. For small ones they are straight lines: from 0.1 to 0.01 the best fixed variance becomes 112 times cheaper, and the variance for each point, far below, 293 times. Below, the sum over n steps, for n from 1 to 64: the fixed variances fall along a line of slope minus 1, the other along slope minus 2."}} tags=["active-ipynb"]
 # x = torch.linspace(-4.5, 4.5, 601, dtype=torch.float64)
 #
 #
@@ -453,25 +453,32 @@ def optimal_noise(
 # one_step = torch.stack([costs(before, beta) for beta in sizes])
 # in_all = torch.stack([walk(before, n) for n in counts])
 #
-# figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3.2), sharey=True)
+# figure, (left, right) = plt.subplots(2, 1, figsize=(4.8, 6.4))
 # names = ("own variance for each $x_t$", "best fixed variance", r"variance $\beta$")
 # for i, color in enumerate((fig.GREEN, fig.ORANGE, fig.BLUE)):
 #     left.loglog(sizes, one_step[:, i], "o-", color=color, markersize=3.5)
 #     right.loglog(counts, in_all[:, i], "o-", color=color, markersize=3.5)
-#     right.text(0.03, 0.05 + 0.08 * i, names[i], color=color, transform=right.transAxes)
-# small, many = torch.tensor(sizes[-3:]), torch.tensor(counts[-3:])
-# for i, power, beside in ((0, 3, 0.5), (2, 2, 2.0)):  # dashed lines beside the curves
-#     guide = beside * one_step[-1, i] * (small / small[-1]) ** power
-#     left.loglog(small, guide, "--", color=fig.GREY, linewidth=1.2)
-#     guide_in_all = beside * in_all[-1, i] * (many[-1] / many) ** (power - 1)
-#     right.loglog(many, guide_in_all, "--", color=fig.GREY, linewidth=1.2)
-#     if power == 2:
-#         left.text(0.0108, 1.8 * guide[1], "slope 2", color=fig.GREY, ha="right")
-#         right.text(31, 1.4 * guide_in_all[1], "slope $-$1", color=fig.GREY)
-#     else:
-#         left.text(0.0125, 0.8 * guide[1], "slope 3", color=fig.GREY)
-#         right.text(26, 0.45 * guide_in_all[1], "slope $-$2", color=fig.GREY, ha="right")
+#     right.text(0.03, 0.05 + 0.1 * i, names[i], color=color, transform=right.transAxes)
+# many = torch.tensor(counts[-3:])
+# for i, power, beside in ((0, -2, 0.5), (2, -1, 2.0)):  # dashed lines beside the curves
+#     guide = beside * in_all[-1, i] * (many / many[-1]) ** power
+#     right.loglog(many, guide, "--", color=fig.GREY, linewidth=1.2)
+#     place, ha = (31, "left") if power == -1 else (26, "right")
+#     right.text(
+#         place,
+#         1.4**-power * guide[1] / 2.2 ** (power < -1),
+#         f"slope ${power}$",
+#         color=fig.GREY,
+#         ha=ha,
+#     )
+# high, low = sizes.index(0.1), sizes.index(0.01)  # a tenth of the step
+# for i, color in ((1, fig.ORANGE), (0, fig.GREEN)):
+#     above, below = one_step[high, i], one_step[low, i]
+#     left.plot([0.1, 0.01, 0.01], [above, above, below], ":", color=color, linewidth=1.2)
+#     where = (0.0105, 1.3 * above) if i else (0.0125, 0.7 * below)
+#     left.text(*where, f"÷ {above / below:.0f}", color=color)
 # left.set(xlabel=r"size of the step, $\beta$", ylabel="nats", title="one step")
+# right.set_ylabel("nats")
 # right.set(xlabel="number of steps, n", title="n steps over the same way", xticks=counts)
 # right.set_xticklabels([str(n) for n in counts])
 # right.minorticks_off()
@@ -491,6 +498,8 @@ def optimal_noise(
 # print("slope of the sum  ", *(f"{s:12.2f}" for s in slope(in_all, counts)))
 
 # %% [markdown]
+# **Figure.** What a bell costs. Above: ten times smaller steps cost a hundred times less with a fixed variance, and more than that with the variance of each $x_t$ (dotted). Below: the same way in $n$ steps. With a fixed variance, twice as many steps halve the cost.
+#
 # Ten times smaller steps means ten times as many. With a fixed variance each costs a hundred times less, once the steps are small enough: the slopes at the end come close to 2. And $\beta^2$ times a number of steps that grows like $1/\beta$ leaves $\beta$: **the sum over $T$ steps falls like $1/T$.** Twice as many steps, half of what the bells cost. With the variance of each $x_t$ it would fall like $1/T^2$; in the table these slopes are still on their way to 3 and $-2$. So it takes many small steps *because* the bells are so simple. A network that predicts a variance too (Nichol and Dhariwal, 2021) can do with fewer. (All this holds where the steps are short against the bends of $\log q$. Near the data, where they are sharpest, the steps have to be the smallest.)
 #
 # None of these costs is the network's fault. They are what the *form* of the model costs when its means are perfect.
@@ -513,7 +522,7 @@ def optimal_noise(
 # %% [markdown]
 # ## Exercises
 #
-# **1.** Show that $\tilde\beta_t < \beta_t$ for every $t$. What does it mean?
+# **1.** Show that $\tilde\beta_t < \beta_t$ for every $t$. What does it mean? *Hint:* which is larger, $\bar\alpha_{t-1}$ or $\bar\alpha_t$?
 #
 # <details><summary>Solution</summary>
 #
@@ -524,10 +533,15 @@ def optimal_noise(
 # %% tags=["active-ipynb", "hide-cell"]
 # # Solution 1
 # t = torch.arange(1, 1001)
-# print(bool((posterior_variance(t, schedule) < schedule.beta[t]).all()))
+# share = posterior_variance(t, schedule) / schedule.beta[t]
+# print(
+#     "at t = 1, 2, 10, 100, 1000:",
+#     *(f"{share[i - 1]:.4f}" for i in (1, 2, 10, 100, 1000)),
+# )
+# print(f"largest: 1 - {1 - share.max():.1e}")
 
 # %% [markdown]
-# **2.** Do the two shares in Eq. [posterior mean](#eq-posterior-mean) add up to 1? When nearly?
+# **2.** Do the two shares in Eq. [posterior mean](#eq-posterior-mean) add up to 1? When nearly? *Hint:* write $a = \sqrt{\bar\alpha_{t-1}}$ and $b = \sqrt{\alpha_t}$.
 #
 # <details><summary>Solution</summary>
 #
@@ -545,11 +559,11 @@ def optimal_noise(
 # t = torch.arange(1, 1001)
 # shares = posterior_mean(one, one, t, schedule)  # x_0 = x_t = 1: their sum
 # a, b = schedule.alpha_bar[t - 1].sqrt(), schedule.alpha[t].sqrt()
-# print(torch.allclose(shares, 1 - (1 - a) * (1 - b) / (1 + a * b), rtol=1e-10))
+# assert torch.allclose(shares, 1 - (1 - a) * (1 - b) / (1 + a * b), rtol=1e-10)
 # print(f"smallest sum of the two shares: {shares.min():.3f}")
 
 # %% [markdown]
-# **3.** For data that are a single point, what does $\varepsilon^*$ become?
+# **3.** For data that are a single point, what does $\varepsilon^*$ become? *Hint:* let the width of a single bump go to 0.
 #
 # <details><summary>Solution</summary>
 #
@@ -565,7 +579,36 @@ def optimal_noise(
 # generator = torch.Generator().manual_seed(0)
 # noise = torch.randn(4, 2, dtype=torch.float64, generator=generator)
 # x_t = q_sample(point.means.expand(4, 2), 300, noise, schedule)
-# print(torch.allclose(optimal_noise(point, schedule)(x_t, 300), noise, atol=1e-6))
+# guess = optimal_noise(point, schedule)(x_t, 300)
+# for name, numbers in (("drawn  ", noise[0]), ("guessed", guess[0])):
+#     print(name, *(f"{number:.6f}" for number in numbers))
+
+# %% [markdown]
+# **4.** In the picture with two humps, $x_t = 0.1$ and $\beta = 0.9$, the right hump is the higher one. Which $x_t$ makes both equally high? And at which $\beta$ does the valley between them vanish there? Guess, then try. *Hint:* the bumps have the weights 0.3 and 0.7; `step_back` gives the curve.
+#
+# <details><summary>Solution</summary>
+#
+# Each hump is a bump of the data times the density of the step. So $x_t$ must lie nearer to the lighter bump, by as much as the factor $7/3$ asks. With $\beta = 0.9$ the step keeps only $\sqrt{0.1}$ of $x_{t-1}$; then $x_t$ says little about it, and must go far, to about $-1.3$. The valley vanishes late, between $\beta = 0.03$ and $0.02$: $q(x_t\mid x_{t-1})$ must be so narrow that between two points of the valley only the nearer counts.
+#
+# </details>
+
+# %% tags=["active-ipynb", "hide-cell"]
+# # Solution 4
+# def humps(x_t, beta):
+#     """Return the heights of the left and the right hump, and of the valley between."""
+#     back = step_back(before, x_t, beta)[0]
+#     left, right = (int(part.argmax()) for part in (back[:35_000], back[35_000:]))
+#     return back[left], back[35_000 + right], back[left : 35_000 + right + 1].min()
+#
+#
+# for beta in (0.9, 0.5, 0.2, 0.1, 0.05, 0.03, 0.02):
+#     low, high = -4.0, 1.0
+#     for _ in range(30):
+#         middle = (low + high) / 2
+#         left, right, _ = humps(middle, beta)
+#         low, high = (middle, high) if left > right else (low, middle)
+#     left, right, valley = humps(middle, beta)
+#     print(f"beta = {beta}: x_t = {middle:.2f}, valley {valley / left:.0%} of the humps")
 
 # %% [markdown]
 # ## Summary
