@@ -190,10 +190,14 @@ def load_digits(train: bool = True) -> Labelled:
 # print(f"shape {tuple(data.images.shape[1:])}, {data.images.dtype}, {low:g} to {high:g}")
 # print("of each class:", data.labels.bincount().tolist())
 # of_class = [to_float(data.images[data.labels == label][:2]) for label in range(10)]
-# fig.picture_rows(list(torch.stack(of_class, dim=1)), ["", ""], names, size=0.75)
+# if on_gpu:  # ten names are too long for one row
+#     names = [name[:5] for name in names]
+# fig.picture_rows(list(torch.stack(of_class, dim=1)), ["", ""], names, size=0.51)
 # plt.show()
 
 # %% [markdown]
+# **Figure.** Two training pictures of each class (digits here, for this page was made without a GPU). Does every picture fit its name?
+#
 # ## The two configurations
 #
 # A configuration is one record, `TrainConfig` from [training](training.ipynb), and its defaults are the paper's choices for CIFAR-10 (appendix B): 128 channels times (1, 2, 2, 2), two blocks at each size, attention at 16×16, dropout 0.1; the linear schedule with $T = 1000$; batches of 128, Adam with a rate of $2\cdot10^{-4}$, mirrored pictures, an average that keeps 0.9999, 800,000 updates. Two things are not in the paper's text but in its authors' code: the warm-up over 5,000 updates, and clipping the gradient's length at 1. For the digits everything is smaller.
@@ -334,6 +338,8 @@ def digits_config() -> TrainConfig:
 # assert last["loss"] < 0.6 and drawn.isfinite().all()
 
 # %% [markdown]
+# **Figure.** Sixteen pictures of the freshly trained network: here digits, after 300 steps on a CPU.
+#
 # And in numbers? On 200 test pictures, which the network has never seen, with the interval of [the evaluation](evaluation.ipynb):
 
 # %% tags=["active-ipynb", "nbval-ignore-output"]
@@ -357,36 +363,17 @@ def digits_config() -> TrainConfig:
 # %% [markdown]
 # ## Full quality at once
 #
-# The authors' network, trained for the whole 800,000 steps, has been published on the Hugging Face hub, converted to the layout of the library diffusers. [The network](unet.ipynb) reads it. It seems that these are the weights after the last update and not their average (the printed `provenance` says what is known), so they are not the ones with which the paper's numbers were measured. The next cell loads them where it can reach the network, and draws with [DDIM](fewer_steps.ipynb).
-
-# %% mystnb={"image": {"alt": "Colour pictures of 32 by 32 pixels, drawn by DDIM with the published weights.", "classes": "photo"}} tags=["active-ipynb", "nbval-ignore-output"]
-# import textwrap
+# The authors' network, trained for the whole 800,000 steps, has been published on the Hugging Face hub, converted to the layout of the library diffusers. [The network](unet.ipynb) reads it. It seems that these are the weights after the last update and not their average (the printed `provenance` says what is known), so they are not the ones with which the paper's numbers were measured. These lines load them, if the hub can be reached, and draw with [DDIM](fewer_steps.ipynb). (They have not been run for this page.)
 #
-# from ddpm_nb.fewer_steps import ddim_sample
-# from ddpm_nb.forward import Schedule
+# ```python
+# from ddpm_nb import Schedule, UNet, ddim_sample, save_image_grid
 #
-# device = "cuda" if on_gpu else "cpu"
-# try:
-#     published = UNet.from_diffusers("google/ddpm-cifar10-32").to(device)
-# except (ConnectionError, FileNotFoundError, ImportError) as error:
-#     print(textwrap.fill(f"not loaded: {error}", 72))
-# else:
-#     n, steps = (16, 100) if on_gpu else (4, 20)
-#     drawn = ddim_sample(
-#         published,
-#         (n, 3, 32, 32),
-#         Schedule.linear().to(device),
-#         steps,
-#         clip=True,
-#         generator=torch.Generator(device).manual_seed(0),
-#     )
-#     assert drawn.isfinite().all()
-#     print(f"{published.provenance}; {n} pictures, DDIM with {steps} steps")
-#     figure, ax = plt.subplots(figsize=(3, 3), facecolor="none")
-#     fig.show_images(ax, drawn, columns=4)
-#     plt.show()
-
-# %% [markdown]
+# published = UNet.from_diffusers("google/ddpm-cifar10-32")
+# print(published.provenance)
+# drawn = ddim_sample(published, (16, 3, 32, 32), Schedule.linear(), 100, clip=True)
+# save_image_grid("published.png", drawn)
+# ```
+#
 # ## A small run, measured
 #
 # What can be had in two and a half minutes? We trained a network with the plan of the paper's, a quarter of its width, one block less at each size, and no dropout. These three commands made what you see in this section, the first on one NVIDIA H200, the other two on a CPU:
@@ -408,7 +395,10 @@ def digits_config() -> TrainConfig:
 # The file with the weights says on what they were trained, for how long, and on which machine. That the pictures had gone through JPEG, and that the GPU was shared, was added to these notes by hand.
 
 # %% tags=["active-ipynb"]
+# import textwrap
+#
 # from ddpm_nb import _weights
+# from ddpm_nb.fewer_steps import ddim_sample
 # from ddpm_nb.training import load_network
 #
 # small, linear, notes = load_network(_weights.path("cifar10-small.safetensors"))
@@ -430,17 +420,20 @@ def digits_config() -> TrainConfig:
 # blocks = [log[i : i + 10] for i in range(0, len(log) - 9, 10)]
 # step = [block[-1]["step"] for block in blocks]
 # loss = [sum(line["loss"] for line in block) / len(block) for block in blocks]
-# figure, ax = plt.subplots(figsize=(5.5, 2.6))
+# figure, ax = plt.subplots(figsize=(5.2, 2.8))
+# ax.axhline(loss[-1], color=fig.GREY, linewidth=0.8, linestyle=":")
 # ax.plot([line["step"] for line in log], [line["loss"] for line in log], color="#c8c8c8")
 # ax.plot(step, loss, color=fig.BLUE)
 # ax.set(xlabel="update", ylabel="simple loss", ylim=(0.025, 0.06))
-# fig.label_line(ax, step[-1], loss[-1], "mean of 500", fig.BLUE)
+# ax.text(step[-1], loss[-1] - 0.002, "mean of 500", color=fig.BLUE, ha="right", va="top")
 # plt.show()
 # for share in (0, 1, 3, len(blocks) // 2, len(blocks) - 1):
 #     minutes = blocks[share][-1]["minutes"]
 #     print(f"{step[share]:6} updates, {minutes:4.1f} minutes: loss {loss[share]:.4f}")
 
 # %% [markdown]
+# **Figure.** The loss of the run: each grey point is a mean over 50 updates. From the second thousand updates on, the mean of 500 comes down by less than a tenth.
+#
 # **The bits** on test pictures, with the interval of [the evaluation](evaluation.ipynb):
 
 # %% tags=["active-ipynb"]
@@ -458,7 +451,7 @@ def digits_config() -> TrainConfig:
 # %% mystnb={"image": {"alt": "Eight rows of eight colour pictures of 32 by 32 pixels, as small photographs would look: plausible colours and light, mostly one thing before a ground. A few can be named, such as a horse on grass or a lorry; most shapes only suggest an animal, a car or a ship.", "classes": "photo"}} tags=["active-ipynb"]
 # sheet = plt.imread(_weights.path("cifar10-small-sheet.png"))
 # how = json.loads(_weights.path("cifar10-small-sheet.json").read_text())
-# figure, ax = plt.subplots(figsize=(4, 4), facecolor="none")
+# figure, ax = plt.subplots(figsize=(5.2, 5.2), facecolor="none")
 # ax.imshow(sheet, interpolation="nearest")
 # ax.axis("off")
 # plt.show()
@@ -467,6 +460,8 @@ def digits_config() -> TrainConfig:
 # )
 
 # %% [markdown]
+# **Figure.** 64 samples of the small network, all that were drawn.
+#
 # Colours, light and grounds are those of photographs. A few pictures can be named, such as a horse on grass or a lorry; most shapes only suggest something. The paper's network has 23 times as many weights, and saw each picture 2,048 times.
 #
 # The weights come with the package, so you can draw with them yourself. Here with DDIM and 50 steps, a twentieth of the work. How often do the numbers of a picture reach the ends, black or white or pure colour? Counted in these 16 pictures and in the 64 of the sheet:
@@ -480,7 +475,7 @@ def digits_config() -> TrainConfig:
 #     clip=True,
 #     generator=torch.Generator().manual_seed(0),
 # )
-# figure, ax = plt.subplots(figsize=(5.5, 1.5), facecolor="none")
+# figure, ax = plt.subplots(figsize=(5.2, 1.4), facecolor="none")
 # fig.show_images(ax, drawn, columns=8)
 # plt.show()
 # assert drawn.isfinite().all()
@@ -497,6 +492,8 @@ def digits_config() -> TrainConfig:
 # assert few > all_steps
 
 # %% [markdown]
+# **Figure.** Sixteen samples by DDIM, with a twentieth of the evaluations.
+#
 # The interval of the difference (two standard errors over the pictures of one seed) does not reach 0: with few steps more of each picture is cut off at the ends of the range.
 
 # %% [markdown]
@@ -557,7 +554,7 @@ def digits_config() -> TrainConfig:
 # %% [markdown]
 # ## Exercises
 #
-# **1.** How often does the paper's run show each training picture to the network? And a run of 20 minutes at 100 pictures a second?
+# **1.** How often does the paper's run show each training picture to the network? And a run of 20 minutes at 100 pictures a second? *Hint:* an update shows 128 of the 50,000.
 #
 # <details><summary>Solution</summary>
 #
@@ -567,10 +564,11 @@ def digits_config() -> TrainConfig:
 
 # %% tags=["active-ipynb", "hide-cell"]
 # # Solution 1
-# print(800_000 * 128 / 50_000, 20 * 60 * 100 / 50_000)
+# print(f"the paper's run: {800_000 * 128 / 50_000:.0f} times")
+# print(f"20 minutes: {20 * 60 * 100 / 50_000:.1f} times")
 
 # %% [markdown]
-# **2.** Sampling takes 1,000 passes through the network, without gradients. How much arithmetic do 50,000 samples take, compared with the whole training?
+# **2.** Sampling takes 1,000 passes through the network, without gradients. How much arithmetic do 50,000 samples take, compared with the whole training? *Hint:* how much does an update take for one picture, and how much an evaluation?
 #
 # <details><summary>Solution</summary>
 #
@@ -584,18 +582,21 @@ def digits_config() -> TrainConfig:
 # print(f"{samples:.1e} FLOP, {samples / whole:.2f} of the training")
 
 # %% [markdown]
-# **3.** Take the digits' configuration: how many updates back does its average reach, and which share of the run is that?
+# **3.** Take the digits' configuration: how many updates back does its average reach, and which share of the run is that? And for the paper's run? In which of the two may one stop early and still trust the average? *Hint:* `ema_decay` and `steps` of both configurations.
 #
 # <details><summary>Solution</summary>
 #
-# $1/(1-0.995) = 200$ updates, of 10,000: a fiftieth of the run.
+# $1/(1-0.995) = 200$ updates, of 10,000: a fiftieth of the run. The paper's average reaches back over 10,000 updates, of 800,000: an eightieth. In both it is a small part of the whole run. Stopped after 2,000 updates, though, the digits' average still reaches back over a tenth; and the paper's, by Eq. [start of the average](#eq-ema-start), over the last ninth, as any early average of `fit` does. An average that reaches over much of a run remembers a network that was worse.
 #
 # </details>
 
 # %% tags=["active-ipynb", "hide-cell"]
 # # Solution 3
-# small = digits_config()
-# print(round(1 / (1 - small.ema_decay)), "of", small.steps)
+# for name, choice in (("digits", digits_config()), ("CIFAR-10", cifar10_config())):
+#     reach = 1 / (1 - choice.ema_decay)
+#     print(
+#         f"{name}: {reach:,.0f} of {choice.steps:,} updates, {reach / choice.steps:.1%}"
+#     )
 
 # %% [markdown]
 # ## Summary

@@ -217,7 +217,7 @@ def discretized_log_prob(
     return log_mass(low.to(place), high.to(place)).to(mean.device)
 
 
-# %% mystnb={"image": {"alt": "Two panels. Left: a bell cut into bars, one for each of nine levels; the last bar at the right rises above the bell because it holds all that lies beyond it; the first ones are too small to be seen. Right: the error of the tanh approximation of the normal distribution function, a wave between minus 0.00018 and plus 0.00018."}} tags=["active-ipynb"]
+# %% mystnb={"image": {"alt": "Two panels, one above the other. Above: a bell cut into bars, one for each of nine levels; the last bar at the right rises above the bell because it holds all that lies beyond it; the first ones are too small to be seen. Below: the error of the tanh approximation of the normal distribution function, a wave between minus 0.00018 and plus 0.00018."}} tags=["active-ipynb"]
 # import matplotlib.pyplot as plt
 #
 # from ddpm_nb import _figures as fig
@@ -229,9 +229,12 @@ def discretized_log_prob(
 # grid = torch.linspace(-1.6, 2.4, 400, dtype=torch.float64)
 # bell = torch.exp(-((grid - centre) ** 2) / (2 * var)) / (2 * torch.pi * var) ** 0.5
 #
-# figure, (left, right) = plt.subplots(1, 2, figsize=(7, 2.5))
+# figure, (left, right) = plt.subplots(2, 1, figsize=(5, 4.6))
 # left.bar(nine, log_p.exp(), 0.22, color=fig.BLUE)
 # left.plot(grid, bell / 4, color=fig.ORANGE)  # an interval is 1/4 wide
+# arrow = {"arrowstyle": "->", "color": fig.BLUE}
+# place = {"xy": (1, 0.19), "xytext": (1.4, 0.2)}
+# left.annotate("and all\nbeyond it", **place, color=fig.BLUE, arrowprops=arrow)
 # left.set(xlabel="level", ylabel="probability")
 # z = torch.linspace(-5, 5, 1001, dtype=torch.float64)
 # right.plot(z, tanh_cdf(z) - torch.special.ndtr(z), color=fig.BLUE)
@@ -244,9 +247,10 @@ def discretized_log_prob(
 #         centre = torch.tensor(mean, dtype=torch.float64)
 #         log_p = discretized_log_prob(all_levels, centre, sigma**2)
 #         assert (log_p.exp().sum() - 1).abs() < 1e-12
-# print("256 probabilities sum to 1 within 1e-12, for nine Gaussians")
 
 # %% [markdown]
+# **Figure.** Above: a bell becomes nine probabilities, one a level; the last level takes all that lies beyond it. Below: what the tanh formula of the authors' code gets wrong, at most 0.0002. (For 256 levels and nine bells the probabilities add up to 1, to $10^{-12}$.)
+#
 # ### The variance of the last step
 #
 # Sampling needs no $\sigma_1$, because no noise is added there. The decoder does. With the small variance, $\tilde\beta_1 = 0$: there would be no Gaussian at all. The authors take $\tilde\beta_2$ for it, and they do so for *both* choices of the variance. That is worth knowing when numbers are compared, so the code offers it as `"original"`, and $\sigma_1^2 = \beta_1$ as `"beta"`.
@@ -530,8 +534,8 @@ def bits_per_dim(
 # bits = bits_per_dim(bell, draws, schedule, **density, **some)
 # entropy = 0.5 * math.log2(2 * math.pi * math.e)
 # low, high = bits.interval
-# print("normal data: the entropy lies in the interval:", low < entropy < high)
-# print("and the interval is narrower than 0.2 bits:", high - low < 0.2)
+# print(f"normal data: {low:.2f} to {high:.2f} bits; the entropy: {entropy:.2f}")
+# assert low < entropy < high < low + 0.2
 
 # %% [markdown]
 # Four levels with the probabilities 1/2, 1/4, 1/8 and 1/8, an entropy of 1.75 bits:
@@ -542,9 +546,8 @@ def bits_per_dim(
 # for variance in ("small", "large"):
 #     bits = bits_per_dim(best, x_0, schedule, variance=variance, levels=4, **some)
 #     low, high = bits.interval
-#     assert high - low < 0.1
-#     print(f"four levels, {variance}: {bits.mean:.1f} bits;", end=" ")
-#     print("not below 1.75:", high > 1.75)
+#     print(f"four levels, {variance}: {bits.mean:.1f} bits; the entropy: 1.75")
+#     assert 1.75 < high < low + 0.1
 
 # %% [markdown]
 # (The intervals are those of 2,000 draws; for the four levels they are narrower than 0.1 bits.) For these few points the small variance is nearly right, and the bound comes close to the entropy. The large one is too wide for data that have no width of their own, and every step pays for it. With Gaussian data it is the other way round: there the step back has exactly the variance $\beta_t$, as shown above.
@@ -591,20 +594,28 @@ def bits_per_dim(
 # assert many.mean < math.log2(17)
 # assert abs(few.mean - many.mean) < few.interval[1] - few.interval[0] + 0.1
 
-# %% mystnb={"image": {"alt": "Bits per dimension of each step against t on a logarithmic axis. From about 0.4 bits at the smallest t the cost of a step falls by several orders of magnitude towards t = 500. A thin line for the full evaluation and dots for the estimate with 40 times a picture lie on each other."}} tags=["active-ipynb", "nbval-ignore-output"]
-# figure, ax = plt.subplots(figsize=(5.6, 2.8))
-# ax.loglog(few.t[:, 0], few.steps.mean(1), color=fig.BLUE, linewidth=0.8)
-# ax.plot(
+# %% mystnb={"image": {"alt": "Two panels, one above the other, against t on a logarithmic axis. Above: bits of each step. From about 0.4 bits at the smallest t the cost of a step falls by several orders of magnitude towards t = 500. A thin line for the full evaluation and dots for the estimate with 40 times a picture lie on each other. Below: the share of all steps' bits that is paid up to a t. It passes one half at a t of about 15 and is close to 1 from t = 100 on."}} tags=["active-ipynb", "nbval-ignore-output"]
+# figure, (above, below) = plt.subplots(2, 1, figsize=(5.2, 4.8), sharex=True)
+# above.loglog(few.t[:, 0], few.steps.mean(1), color=fig.BLUE, linewidth=0.8)
+# above.plot(
 #     many.t.double().mean(1), many.steps.mean(1), "o", color=fig.ORANGE, markersize=4
 # )
-# ax.set(xlabel="t", ylabel="bits per pixel of one step")
-# fig.label_line(ax, 5, 0.0006, "all times, 48 pictures", fig.BLUE)
-# fig.label_line(ax, 30, 0.03, "40 blocks, 450 pictures", fig.ORANGE)
-# plt.show()
+# above.set(ylabel="bits per pixel of one step")
+# fig.label_line(above, 2, 0.0006, "all times, 48 pictures", fig.BLUE)
+# fig.label_line(above, 12, 0.15, "40 blocks, 450 pictures", fig.ORANGE)
 # steps = few.steps.mean(1)
+# paid = steps.cumsum(0) / steps.sum()
+# half = int(few.t[(paid > 0.5).nonzero()[0, 0], 0])
+# below.semilogx(few.t[:, 0], paid, color=fig.BLUE)
+# below.plot([1, half, half], [0.5, 0.5, 0], ":", color=fig.GREY, linewidth=1.2)
+# below.text(1.1 * half, 0.04, f"half of the bits: t ≤ {half}", color=fig.GREY)
+# below.set(xlabel="t", ylabel="share paid up to t", ylim=(0, 1.02))
+# plt.show()
 # assert steps[0] > 100 * steps[-1]
 
 # %% [markdown]
+# **Figure.** Above: what each step costs. Dots, from few times a picture, lie on the line, from all. Below: the same, added up from the smallest $t$ on. The dozen steps next to the data cost as much as all the others together.
+#
 # The bound is well below the 4.09 bits of a plain file. Most of it is spent at small $t$, on the finest grain. The decoder costs nothing here: the noise in $x_1$ is far narrower than the distance of two of the 17 levels, so $x_1$ already says which level it is. With 256 levels it is different. There one level is about as wide as the noise in $x_1$, and the decoder has to guess.
 #
 # What would other choices have said? The same pictures with the small variance, and without clipping:
@@ -676,18 +687,35 @@ def rate_distortion(bits: BitsPerDim, levels: int = 256) -> RateDistortion:
     return RateDistortion(t, torch.cat([rate, ends]), distortion)
 
 
-# %% mystnb={"image": {"alt": "Two panels. Left: distortion in grey levels against t, rising evenly from 0 to about 5 at t = 480 and then steeply to 8. Right: distortion against the rate. It falls steeply to one grey level within the first half bit and then flattens: most of the bits buy the last grey level."}} tags=["active-ipynb", "nbval-ignore-output"]
+# %% mystnb={"image": {"alt": "Distortion in grey levels against the rate in bits per pixel. It falls steeply from 8 to one grey level within the first half bit and then flattens: most of the bits buy the last grey level. Five small pictures of one digit stand along the curve: a blot at the left, then a rough digit, then the digit, ever sharper."}} tags=["active-ipynb", "nbval-ignore-output"]
 # curve = rate_distortion(few, levels=17)
-# figure, (left, right) = plt.subplots(1, 2, figsize=(7, 2.6))
-# left.plot(curve.t, curve.distortion, color=fig.BLUE)
-# left.set(xlabel="t", ylabel="distortion, grey levels")
-# right.plot(curve.rate, curve.distortion, ".-", color=fig.BLUE, markersize=3)
-# right.set(xlabel="rate, bits per pixel", ylabel="distortion, grey levels")
+# figure, ax = plt.subplots(figsize=(5.2, 3.2))
+# ax.plot(curve.rate, curve.distortion, ".-", color=fig.BLUE, markersize=3)
+# ax.set(xlabel="rate, bits per pixel", ylabel="distortion, grey levels", ylim=(0, 9))
+# one = test_images[2:3]
+# noise = torch.randn(one.shape, generator=torch.Generator().manual_seed(0))
+# for i, t in enumerate((480, 300, 200, 100, 10)):
+#     at = torch.tensor([t])
+#     x_t = q_sample(one, at, noise, digit_schedule)
+#     with torch.no_grad():
+#         guess = predict_x_0(x_t, at, unet(x_t, at), digit_schedule).clamp(-1, 1)
+#     place = int((curve.t - t).abs().argmin())
+#     small = ax.inset_axes((0.2 + 0.16 * i, 0.62, 0.15, 0.24))
+#     fig.show_images(small, guess)
+#     small.set_title(f"t = {t}")
+#     below, on_curve = (
+#         (0.275 + 0.16 * i, 0.62),
+#         (curve.rate[place], curve.distortion[place]),
+#     )
+#     line = {"arrowstyle": "-", "color": fig.GREY, "linewidth": 0.6}
+#     ax.annotate("", on_curve, below, textcoords=ax.transAxes, arrowprops=line)
 # plt.show()
 # assert curve.distortion[0] > curve.distortion[len(curve.t) // 2] > 0.5
 # assert (curve.rate.diff() > 0).all()
 
 # %% [markdown]
+# **Figure.** How far the best guess is from the picture, when so many bits have been sent. The small pictures are such guesses of one digit. Its kind is known after a small part of the bits; the rest buys its grain.
+#
 # How many of the bits bring the error below 4, 2 and 1 grey levels? The interval of such a share comes from the **bootstrap**: draw 48 of the 48 pictures with repetition, 300 times, and see how the share scatters.
 
 # %% tags=["active-ipynb"]
@@ -723,7 +751,7 @@ def rate_distortion(bits: BitsPerDim, levels: int = 256) -> RateDistortion:
 # assert worse.mean() > bar
 
 # %% [markdown]
-# The first guesses, at the left end of the right panel, are *worse* than the mean of all digits: the interval of the difference lies above 0. At $t$ near $T$ the network's small error of the noise is multiplied by $\sqrt{(1-\bar\alpha_t)/\bar\alpha_t}$ on the way to $\hat x_0$, for this schedule by up to 10,000. Clipping keeps the damage within $[-1,1]$, and the samplers correct it in the next steps.
+# The first guesses, at the left end of the curve, are *worse* than the mean of all digits: the interval of the difference lies above 0. At $t$ near $T$ the network's small error of the noise is multiplied by $\sqrt{(1-\bar\alpha_t)/\bar\alpha_t}$ on the way to $\hat x_0$, for this schedule by up to 10,000. Clipping keeps the damage within $[-1,1]$, and the samplers correct it in the next steps.
 #
 # The curve is the paper's Figure 5 in small. A small part of the bits brings most of the picture; the rest buys the last level. That is the paper's remark about its own model: more than half of its bits describe distortions that nobody would see. (There the half is the decoder: 1.78 bits of steps bring the picture within an error of 0.95 of the 255 levels, and the decoder takes 1.97 more; section 4.3. With 17 levels $x_1$ has decided already, and the last level is paid for at small $t$.) A model can therefore be excellent to the eye and mediocre in bits, or the other way round. Bits and looks are two questions, and the second needs another number.
 #
@@ -885,8 +913,10 @@ def collect_features(
 # assert -1.3 < slope < -0.9
 #
 # means = table.mean(0).tolist()
-# figure, ax = plt.subplots(figsize=(5, 2.4))
-# bars = table.std(0)
+# figure, ax = plt.subplots(figsize=(5, 2.8))
+# bars, guide = table.std(0), torch.tensor([30.0, 800.0])
+# ax.plot(guide, means[0] * 0.6 * 30 / guide, ":", color=fig.GREY, linewidth=1.2)
+# ax.text(32, 3, "one over the number", color=fig.GREY)
 # ax.errorbar(sizes, means, yerr=bars, color=fig.BLUE, marker="o", markersize=4)
 # ax.set(xscale="log", yscale="log", xlabel="pictures in each set", ylabel="$d^2$")
 # ax.set_xticks(sizes, [str(n) for n in sizes])
@@ -896,6 +926,8 @@ def collect_features(
 # assert all(a > b for a, b in pairwise(means))
 
 # %% [markdown]
+# **Figure.** The distance of two sets of *real* digits. It should be 0. It falls about like one over the number of pictures (dotted), and a bar is the scatter of twelve draws.
+#
 # Two samples of one and the same distribution never have distance 0: their means and covariances differ by chance, and every difference counts as distance. The excess falls about like one over the number of pictures. So a distance means something only beside a baseline of the same size; and an FID of 2,000 samples must not be put beside one of 50,000.
 #
 # Now the model's samples, drawn by DDIM, against the training digits. There are eight sets of 112 noises. Every number of steps starts from the same noises: then two of them can be compared set by set, and what is special in a set drops out. Beside them stand the real digits that were kept aside. They make only four sets of this size, so their interval is wide.
@@ -1050,7 +1082,7 @@ def progressive(
 #     generator=torch.Generator().manual_seed(1),
 # )
 # fig.picture_rows(
-#     list(frames.transpose(0, 1)), [""] * 6, [f"t = {t}" for t in times], size=0.7
+#     list(frames.transpose(0, 1)), [""] * 6, [f"t = {t}" for t in times], size=0.72
 # )
 # plt.show()
 # apart = [interval(row) for row in (frames[:-1] - frames[-1]).square().mean((2, 3, 4))]
@@ -1059,6 +1091,8 @@ def progressive(
 # assert apart[0][0] > apart[3][0] > apart[5][0]
 
 # %% [markdown]
+# **Figure.** What the sampler believes it is drawing, on the way down. At $t = 400$ anything is possible; at $t = 200$ the digit is chosen, and only gets sharper.
+#
 # **Shared latents.** Stop at some $t$ and finish the walk several times, with fresh noise each time. What the endings have in common was decided by then. (Figure 7.) This needs a walk that starts at a given $x_t$: Algorithm 2 from line 2 on, with $t$ in the place of $T$.
 
 # %%
@@ -1160,8 +1194,8 @@ def shared_latents(
 # fig.picture_rows(
 #     rows,
 #     [f"t = {t}" for t in (400, 200, 75)],
-#     ["original", "$x_t$", "endings", *[""] * 5],
-#     size=0.75,
+#     ["real", "$x_t$", "endings", *[""] * 5],
+#     size=0.56,
 # )
 # plt.show()
 # print("variance between six endings of one digit, over six digits:")
@@ -1170,6 +1204,8 @@ def shared_latents(
 # assert spread[0][0] > spread[1][0] > spread[2][0]
 
 # %% [markdown]
+# **Figure.** One real five, noised to three times, and six ways to end from there. What the endings share was decided by then: at $t = 400$ hardly anything, at $t = 75$ all but details.
+#
 # ### Between two pictures
 #
 # Halfway between two pictures, pixel by pixel, lies no picture but a double exposure. The latents are a better place to meet. Noise both pictures to the same $t$ with the *same* noise, mix there, and walk back:
@@ -1236,7 +1272,7 @@ def interpolate(
 # rows = [torch.cat([one, row, other]) for row in rows]
 # names = ["real", *[f"{share:g}" for share in shares], "real"]
 # fig.picture_rows(
-#     rows, ["pixels", *[f"t = {t}" for t in (75, 200, 350)]], names, size=0.7
+#     rows, ["pixels", *[f"t = {t}" for t in (75, 200, 350)]], names, size=0.49
 # )
 # plt.show()
 #
@@ -1251,6 +1287,8 @@ def interpolate(
 # assert kept[0][0] < kept[1][0] < kept[2][0]
 
 # %% [markdown]
+# **Figure.** From a zero to a six. Mixed pixel by pixel the middle shows both at once. Mixed at $t = 75$ or $t = 200$ it is one or the other. At $t = 350$ too much is forgotten, also at the ends.
+#
 # ## Where people slip
 #
 # **A density for a probability.** Replace the decoder by a density and make the last step narrow: the "bits" fall without end, although nothing has been learned.
@@ -1304,7 +1342,7 @@ def interpolate(
 #
 # ## Exercises
 #
-# **1.** How many bits per dimension does the prior term cost at most, for the paper's schedule and pixels in $[-1,1]$?
+# **1.** How many bits per dimension does the prior term cost at most, for the paper's schedule and pixels in $[-1,1]$? *Hint:* it is a divergence of two bells.
 #
 # <details><summary>Solution</summary>
 #
@@ -1320,7 +1358,7 @@ def interpolate(
 #     print(f"x_0 = {value:g}: {float(bits.prior[0]):.4e} bits")
 
 # %% [markdown]
-# **2.** Two clouds of features have the same mean and covariances $C$ and $4C$. What is their Fréchet distance?
+# **2.** Two clouds of features have the same mean and covariances $C$ and $4C$. What is their Fréchet distance? *Hint:* both clouds have the same axes.
 #
 # <details><summary>Solution</summary>
 #
@@ -1334,10 +1372,10 @@ def interpolate(
 # cloud = points @ torch.randn(6, 6, dtype=torch.float64, generator=generator)
 # cloud = cloud - cloud.mean(0)
 # expected = float(cloud.T.cov().trace())
-# print(math.isclose(frechet_distance(cloud, 2 * cloud), expected, rel_tol=1e-9))
+# print(f"distance {frechet_distance(cloud, 2 * cloud):.6f}, trace {expected:.6f}")
 
 # %% [markdown]
-# **3.** A model recites one perfect picture of each of the ten digits. What are its Inception score and its Fréchet distance?
+# **3.** A model recites one perfect picture of each of the ten digits. What are its Inception score and its Fréchet distance? Which of the two would you believe? *Hint:* the score asks for clear pictures and for all classes; what does it not ask for?
 #
 # <details><summary>Solution</summary>
 #
@@ -1352,12 +1390,13 @@ def interpolate(
 #     ten = train_images[sure.argmax(0)].repeat(26, 1, 1, 1)
 #     score, _ = inception_score(head(body(ten)).softmax(1), splits=1)
 # recited = frechet_distance(collect_features(body, [ten], n=260), real)
-# print("score above 9.5:", score > 9.5)
 # worst = float(of_unseen.max())
-# print("distance above that of each set of real digits:", recited > worst)
+# print(f"score {score:.1f} of 10")
+# print(f"distance {recited:.0f}, where sets of real digits have at most {worst:.0f}")
+# assert score > 9.5 and recited > worst
 
 # %% [markdown]
-# **4.** With which $t$ does an interpolation return its own end points exactly?
+# **4.** With which $t$ does an interpolation return its own end points exactly? *Hint:* what is done to an end point on the way?
 #
 # <details><summary>Solution</summary>
 #
@@ -1369,8 +1408,9 @@ def interpolate(
 # # Solution 4
 # mixed = interpolate(unet, one, other, 1, (0, 0.5, 1), digit_schedule)
 # double = (one + other) / 2
-# print("end point back within 0.1:", bool((mixed[0] - one).abs().max() < 0.1))
-# print("middle = double exposure:", bool((mixed[1] - double).square().mean() < 0.05))
+# far, off = (mixed[0] - one).abs().max(), (mixed[1] - double).square().mean()
+# print(f"end point: off by at most {far:.2f}; middle: mean square off {off:.3f}")
+# assert far < 0.1 and off < 0.05
 
 # %% [markdown]
 # ## Summary

@@ -207,7 +207,7 @@ def per_image(value: Tensor, x: Tensor) -> Tensor:
 
 
 # %% [markdown]
-# Now one step, [def-step](#def-step), in code. The noise comes in as an argument: the function is then the equation and nothing else, and a test can hand in any noise it likes.
+# Now one step, Eq. [step](#def-step), in code. The noise comes in as an argument: the function is then the equation and nothing else, and a test can hand in any noise it likes.
 
 # %%
 def q_step(

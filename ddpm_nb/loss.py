@@ -240,10 +240,8 @@ def denoising_mean(
 # ax.annotate(
 #     "", (place, with_x_0[i]), (place, without[i]), arrowprops={"arrowstyle": "<->"}
 # )
-# ax.text(
-#     place + 0.04, (with_x_0[i] + without[i]) / 2, "the same everywhere", va="center"
-# )
-# fig.label_line(ax, -0.5, 0.75 * with_x_0[0], "$x_0$ given, averaged", fig.BLUE)
+# ax.text(place + 0.04, 0.62, "same distance\neverywhere", va="bottom")
+# fig.label_line(ax, 0.26, 1.3, "$x_0$ given, averaged", fig.BLUE, ha="right")
 # fig.label_line(ax, 1.35, 0.45, "without $x_0$", fig.ORANGE, ha="right")
 # plt.show()
 # difference = with_x_0 - without
@@ -486,7 +484,7 @@ def simple_loss(
 # ax.fill_between(floor_t, lowest_loss, color=fig.BLUE, alpha=0.12, linewidth=0)
 # ax.text(1.3, 0.45, "noise or data?\nNobody can tell", color=fig.GREY)
 # ax.text(240, 0.5, "which bump?", color=fig.GREY, ha="center")
-# ax.text(90, 0.2, "noise: easy to see", color=fig.GREY, ha="right")
+# ax.text(90, 0.03, "easy to see", color=fig.GREY, ha="center")
 # error = r"$\mathbb{E}\,|\varepsilon-\varepsilon^*|^2$"
 # ax.set(xscale="log", xlabel="t", ylabel=error, ylim=(0, 1.05))
 # plt.show()
@@ -611,7 +609,7 @@ def simple_loss(
 # assert signs["t drawn by weight"] == [-1, 1, -1, 1]
 
 # %% [markdown]
-# **Figure.** How far the trained networks are from the perfect one; bands are 95 % intervals over 64 seeds. The bar at the foot has the colour of the closest: $t$ drawn by weight wins at small $t$, the simple loss from about $t = 150$ on.
+# **Figure.** How far the trained networks are from the perfect one; bands are 95 % intervals over 64 seeds. The bar at the foot has the colour of the closest: $t$ drawn by weight wins at small $t$, the simple loss from about $t = 100$ on.
 #
 # As a factor, the weight helps at the smallest $t$ and makes the network worse at large $t$, and worse on the whole even by the bound's own measure: the gradient is dominated by the few points of a batch that happened to draw a small $t$, and varies much from batch to batch. With $t$ drawn by weight the mean is the same without that scatter, and what remains is the choice itself: closer at the smallest $t$, farther at large $t$, cheaper in nats. And yet *more* points go astray.
 #
@@ -694,7 +692,7 @@ def optimal_variance(
 #
 # figure, ax = plt.subplots(figsize=(5.2, 2.8))
 # ax.fill_between(many_t, small / large, 1, color=fig.BLUE, alpha=0.12, linewidth=0)
-# ax.text(7, 0.91, "for other data: anywhere in here", color=fig.GREY, va="top")
+# ax.text(1.1, 0.93, "other data:\nin here", color=fig.GREY, va="top")
 # for variance, color in ((large, fig.GREY), (right, fig.ORANGE), (small, fig.BLUE)):
 #     ax.plot(many_t, variance / large, color=color)
 # ax.set(xscale="log", xlabel="t", ylabel=r"variance / $\beta_t$", ylim=(-0.05, 1.15))

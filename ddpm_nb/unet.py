@@ -101,7 +101,7 @@ def time_embedding(t: Tensor, channels: int) -> Tensor:
 # from ddpm_nb import _figures as fig
 #
 # fig.use_style()
-# figure, ax = plt.subplots(figsize=(5.2, 2.2))
+# figure, ax = plt.subplots(figsize=(5, 2.4))
 # vectors = time_embedding(torch.arange(1, 1001), 64)
 # ax.imshow(vectors.T, aspect="auto", vmin=-1, vmax=1, extent=(1, 1000, 64, 0))
 # ax.set(xlabel="t", ylabel="entry of the vector")
@@ -110,6 +110,8 @@ def time_embedding(t: Tensor, channels: int) -> Tensor:
 # plt.show()
 
 # %% [markdown]
+# **Figure.** A column is the vector of one time $t$. The fast waves, on top of each half, tell neighbouring times apart; the slow ones, below, tell early from late.
+#
 # ## How weights begin
 #
 # All weights start Xavier-uniform: drawn evenly from an interval, chosen so that a layer neither amplifies nor shrinks what passes through. All biases start at 0. Three kinds of layers start *almost at zero*, with a gain of $10^{-5}$: the second convolution of each residual block, the last layer of each attention block, and the last convolution of the network. So at first each block passes on its input, or a 1×1 convolution of it where the number of channels changes, with next to nothing added; and the network predicts almost no noise.
@@ -633,48 +635,6 @@ class UNet(nn.Module):
 #     print(f"{name:18} {channels:3} x {size:2} x {size:2}{'  attention' * attends}")
 
 # %% [markdown]
-# As a picture: the way down at the left, the way up at the right, a thin line for each of the 12 skips.
-
-# %% mystnb={"image": {"alt": "The network as a U of bars, in the order of computing. Four rows for 32\u00d732, 16\u00d716, 8\u00d78 and 4\u00d74 pixels. Bars go down row by row at the left and up again at the right, with three blocks a row on the way up, and a bar without a line where the size has just been doubled. Thin lines join each bar of the way down with one of the same row on the way up, twelve in all. The blocks at 16\u00d716 and one in the middle are orange: they have attention."}} tags=["active-ipynb"]
-# import matplotlib.pyplot as plt
-#
-# from ddpm_nb import _figures as fig
-#
-# fig.use_style()
-# figure, ax = plt.subplots(figsize=(7.0, 3.4))
-# spot = {}
-# for i, (name, channels, size, attends) in enumerate(results):
-#     spot[name] = (i, size.bit_length())
-#     color = fig.ORANGE if attends else fig.BLUE
-#     ax.bar(
-#         i,
-#         channels / 400,
-#         bottom=spot[name][1] - channels / 800,
-#         width=0.7,
-#         color=fig.GREY if name in ("stem", "head") else color,
-#     )
-# aside = [n for n, *_ in results if n == "stem" or n.startswith("down")]
-# taken = [n for n, *_ in results if n.startswith("up") and "blocks" in n]
-# print(len(aside), len(taken))
-# for n, (left, right) in enumerate(zip(aside, reversed(taken))):
-#     (x0, y0), (x1, y1) = spot[left], spot[right]
-#     assert y0 == y1  # same size: they can be concatenated
-#     lift = 0.36 + 0.06 * (n % 3)
-#     ax.plot(
-#         [x0, x0, x1, x1],
-#         [y0, y0 + lift, y0 + lift, y1],
-#         color="#9a9a9a",
-#         lw=0.8,
-#         zorder=0,
-#     )
-# ax.set(yticks=[3, 4, 5, 6], yticklabels=["4×4", "8×8", "16×16", "32×32"], xticks=[])
-# ax.set(ylabel="pixels", xlabel="in the order of computing", ylim=(2.4, 6.9))
-# ax.text(17.5, 3.2, "height of a bar:", color=fig.BLUE)
-# ax.text(17.5, 2.8, "its channels", color=fig.BLUE)
-# ax.text(0, 2.8, "followed by attention", color=fig.ORANGE)
-# plt.show()
-
-# %% [markdown]
 # Where do the weights lie, and where does the work go? A weight of a convolution works once for each pixel. So the same block costs 64 times as much at 32×32 as at 4×4.
 
 # %% tags=["active-ipynb"]
@@ -693,14 +653,14 @@ class UNet(nn.Module):
 # print(f"and in the two sums of attention: {sums / 1e9:.2f} billion")
 
 # %% mystnb={"image": {"alt": "Two bars of the same length, each cut into shares for 32\u00d732, 16\u00d716, 8\u00d78 and 4\u00d74 pixels. Of the weights, 32\u00d732 has the smallest share and the other three have about equal ones. Of the multiplications, 32\u00d732 and 16\u00d716 have nearly everything, and 4\u00d74 next to nothing."}} tags=["active-ipynb"]
-# figure, axes = plt.subplots(2, 1, figsize=(7.0, 1.9))
+# figure, axes = plt.subplots(2, 1, figsize=(5.2, 1.8))
 # shades = ("#003a63", "#0060a0", "#5a9bc9", "#a9cbe2")
 # for ax, parts, title in zip(axes, (weights, work), ("weights", "multiplications")):
 #     left = 0.0
 #     for (size, part), shade in zip(parts.items(), shades):
 #         share = part / sum(parts.values())
 #         ax.barh(0, share, left=left, color=shade)
-#         if share > 0.06:
+#         if share > 0.1:
 #             ink = "white" if shade < "#5a" else "black"
 #             place = {"ha": "center", "va": "center", "color": ink}
 #             ax.text(left + share / 2, 0, f"{size}×{size}", **place)
@@ -710,6 +670,8 @@ class UNet(nn.Module):
 # plt.show()
 
 # %% [markdown]
+# **Figure.** Shares of the weights and of the work, by the size of the pictures. Most weights lie where pictures are small, most of the work is done where they are large.
+#
 # How far does a pixel see? Take a number in the middle of some layer's result, and ask which pixels of the picture change it: its gradient, pixel by pixel. Here with random weights, drawn so that no block is nearly silent.
 
 # %% tags=["active-ipynb"]
@@ -744,15 +706,21 @@ class UNet(nn.Module):
 #     gradients = [torch.autograd.grad(m, x, retain_graph=True)[0] for m in middle]
 #     return torch.stack([gradient[0].abs().sum(0) for gradient in gradients])
 
-# %% mystnb={"image": {"alt": "Three pictures of 32 by 32 pixels: which pixels one number in the middle depends on, darker for more. After two blocks at full size, a small dark square in the middle, and elsewhere a pale fog. After a block at half size, a larger square. After attention the square is the same, and the fog everywhere else is clearly darker."}} tags=["active-ipynb"]
-# figure, axes = plt.subplots(1, 3, figsize=(7.0, 2.5))
-# for ax, name, picture in zip(axes, watched, influence(seed=0)):
-#     ax.imshow((picture / picture.max()).clamp(min=1e-4).log10(), vmin=-4, vmax=0)
-#     ax.set(title=name, xticks=[], yticks=[])
+# %% mystnb={"image": {"alt": "Three pictures of 32 by 32 pixels, with a scale beside them: how much one number in the middle depends on each pixel. After two blocks at full size, a small strong square in the middle, and elsewhere a faint fog, a thousandth as strong or less. After a block at half size, a larger square. After attention the square is the same, and the fog everywhere else is clearly stronger."}} tags=["active-ipynb"]
+# figure, axes = plt.subplots(1, 3, figsize=(5.2, 2.3))
+# titles = ("two blocks\nat 32×32", "a block\nat 16×16", "and its\nattention")
+# for ax, title, picture in zip(axes, titles, influence(seed=0)):
+#     shade = (picture / picture.max()).clamp(min=1e-4).log10()
+#     drawn = ax.imshow(shade, vmin=-4, vmax=0)
+#     ax.set(title=title, xticks=[], yticks=[])
+# bar = figure.colorbar(drawn, ax=axes, ticks=[-4, -2, 0], shrink=0.7)
+# bar.ax.set_yticklabels(["1/10,000", "1/100", "strongest"])
 # plt.show()
 
 # %% [markdown]
-# The dark square is what convolutions reach: it grows with each, and twice as fast after a halving. The pale fog outside is GroupNorm: it takes the mean over all pixels, so strictly each of them counts everywhere. But a mean cannot tell *where* something was. Attention can.
+# **Figure.** How much one number in the middle of a layer's result depends on each pixel of the picture. The square grows from layer to layer; only attention makes the rest clearly stronger.
+#
+# The square is what convolutions reach: it grows with each, and twice as fast after a halving. The faint fog outside is GroupNorm: it takes the mean over all pixels, so strictly each of them counts everywhere. But a mean cannot tell *where* something was. Attention can.
 #
 # The picture shows one network with random weights. Now ten of them. *Far* is what lies outside the middle 17×17 pixels.
 
@@ -778,7 +746,8 @@ class UNet(nn.Module):
 # %% tags=["active-ipynb"]
 # torch.manual_seed(0)
 # noise = UNet.digits()(torch.randn(2, 1, 8, 8), torch.tensor([1, 1000]))
-# print("largest number in the first answer below 0.001:", bool(noise.abs().max() < 1e-3))
+# assert noise.abs().max() < 1e-3
+# print(f"largest number in the first answer: {noise.abs().max():.0e}")
 
 # %% [markdown]
 # ## Speed
@@ -901,24 +870,29 @@ class UNet(nn.Module):
 # %% [markdown]
 # ## Exercises
 #
-# **1.** Swap two pixels of the input of an attention block. What happens to its output?
+# **1.** Swap two pixels of the input of an attention block. What happens to its output? And what would you have to add to the network, if it had no convolutions at all? *Hint:* in which order does the sum over $j$ take the pixels?
 #
 # <details><summary>Solution</summary>
 #
-# The same two pixels are swapped in the output, and nothing else changes: attention does not know where a pixel lies. Only the convolutions around it do.
+# The same two pixels are swapped in the output, and nothing else changes: attention does not know where a pixel lies. Only the convolutions around it do. Without them each pixel would have to be told its place: by a vector of sines and cosines of its row and column, for instance, as the time has one.
 #
 # </details>
 
 # %% tags=["active-ipynb", "hide-cell"]
 # # Solution 1
+# torch.manual_seed(0)
 # block = Attention(32, 32)
 # nn.init.normal_(block.out.weight)
 # x = torch.randn(1, 32, 2, 2)
 # swapped = x.flip(3)
-# print(torch.allclose(block(swapped), block(x).flip(3), atol=1e-4))
+# first, second = block(x)[0, 0, 0].tolist(), block(swapped)[0, 0, 0].tolist()
+# print(
+#     f"two neighbours, before {first[0]:.3f} {first[1]:.3f}, swapped {second[0]:.3f} {second[1]:.3f}"
+# )
+# assert torch.allclose(block(swapped), block(x).flip(3), atol=1e-4)
 
 # %% [markdown]
-# **2.** The embedding of $t+k$ is a rotation of that of $t$, pair by pair, with angles that depend on $k$ alone. Check it.
+# **2.** The embedding of $t+k$ is a rotation of that of $t$, pair by pair, with angles that depend on $k$ alone. Check it. *Hint:* the addition theorems of sine and cosine.
 #
 # <details><summary>Solution</summary>
 #
@@ -933,10 +907,13 @@ class UNet(nn.Module):
 # rotated = torch.cat(
 #     [sin * turn_cos + cos * turn_sin, cos * turn_cos - sin * turn_sin], dim=1
 # )
-# print(torch.allclose(rotated, time_embedding(torch.tensor([107]), 64), atol=1e-4))
+# there = time_embedding(torch.tensor([107]), 64)
+# assert torch.allclose(rotated, there, atol=1e-4)
+# for name, vector in (("rotated", rotated), ("t = 107", there)):
+#     print(name, *(f"{number:6.3f}" for number in vector[0, :32:6]))
 
 # %% [markdown]
-# **3.** How many skip connections does the CIFAR-10 network have?
+# **3.** How many skip connections does the CIFAR-10 network have? *Hint:* everything that the way down computes is put aside, the stem's result too.
 #
 # <details><summary>Solution</summary>
 #
@@ -949,10 +926,10 @@ class UNet(nn.Module):
 # net = UNet.cifar10()
 # given = 1 + sum(len(level.blocks) + (level.resize is not None) for level in net.down)
 # taken = sum(len(level.blocks) for level in net.up)
-# print(given, taken)
+# print(f"put aside: {given}, taken back: {taken}")
 
 # %% [markdown]
-# **4.** Which sizes of pictures does a network with $L$ levels take? Build one for grey pictures of 28×28.
+# **4.** Which sizes of pictures does a network with $L$ levels take? Build one for grey pictures of 28×28. *Hint:* how often is the size halved?
 #
 # <details><summary>Solution</summary>
 #
@@ -968,11 +945,12 @@ class UNet(nn.Module):
 #     channel_mult=(1, 2, 2),
 #     attention_levels=(False, True, False),
 # )
-# print(tuple(net(torch.zeros(1, 1, 28, 28), torch.tensor([1])).shape))
-# print(tuple(net(torch.zeros(1, 1, 28, 12), torch.tensor([1])).shape))
+# for height, width in ((28, 28), (28, 12)):
+#     answer = net(torch.zeros(1, 1, height, width), torch.tensor([1]))
+#     print(f"{height} x {width} in, {answer.shape[2]} x {answer.shape[3]} out")
 
 # %% [markdown]
-# **5.** A picture is moved by one pixel to the right, with its right edge coming in again at the left. Is the answer of the network moved in the same way? And by eight pixels, with four levels?
+# **5.** A picture is moved by one pixel to the right, with its right edge coming in again at the left. Is the answer of the network moved in the same way? And by eight pixels, with four levels? *Hint:* what does a convolution with stride 2 see after a move by one?
 #
 # <details><summary>Solution</summary>
 #

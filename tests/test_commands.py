@@ -34,8 +34,9 @@ class Wrong(Exception):
 def commands(text: str) -> Iterator[str]:
     """Commands in blocks and in `code`; in a module also those of indented examples."""
     text = re.sub(r"^# ?", "", text, flags=re.M)  # prose of a chapter is comments there
-    blocks = re.findall(r"^```(?:bash|sh)?\n(.*?)^```", text, re.M | re.S)
-    lines = [line for b in blocks for line in b.replace("\\\n", " ").splitlines()]
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.M | re.S)
+    shell = [block for language, block in blocks if language in {"", "bash", "sh"}]
+    lines = [line for b in shell for line in b.replace("\\\n", " ").splitlines()]
     lines += re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)
     lines += re.findall(r"^ {2}(\S.*)$", text, re.M)
     lines += re.findall(r"pip install [^`\"'\n]*(?:\"[^\"]*\")?", text)

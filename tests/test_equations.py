@@ -74,9 +74,22 @@ def test_index_of_equations_is_up_to_date() -> None:
 
 
 def test_index_of_equations_names_code_and_tests_of_each() -> None:
-    row = next(
-        line for line in index.page().splitlines() if line.startswith("| `eq-forward`")
+    about = next(
+        text for text in index.page().split("\n**") if "](#eq-forward)\n" in text
     )
-    assert "equation 4" in row
-    assert "`q_sample`" in row
-    assert "`test_forward::test_jump_is_the_walk`" in row
+    assert about.startswith("The jump to any time**")
+    assert r"x_t = \sqrt{\bar\alpha_t}" in about
+    assert "In the paper: equation 4. Code: `q_sample`. Used in: [bound]" in about
+    assert "✓" in about
+    assert "- `test_forward::test_jump_is_the_walk`\n" in about
+
+
+def test_index_of_equations_shows_each_formula_once() -> None:
+    page, home = index.page(), equations(ROOT)
+    entry = r"^\*\*[^*]+\*\*, \[([\w-]+)\]\(#\1\)\n\n\$\$\n(.+?)\n\$\$\n"
+    shown = re.findall(entry, page, re.M | re.S)
+    assert [label for label, _ in shown] == [*home]
+    for label, formula in shown:
+        chapter = ROOT / f"ddpm_nb/{home[label]}.py"
+        text = re.sub("^# ?", "", chapter.read_text(encoding="utf-8"), flags=re.M)
+        assert formula in text.partition(f"$$ ({label})")[0].rpartition("$$")[2]

@@ -237,13 +237,7 @@ def test_pictures_are_drawn_in_the_book_s_style(name: str) -> None:
     assert not promises.own_style(code)
 
 
-# The pictures of these chapters are not yet drawn anew.
-LATER = {
-    "bound", "posterior", "loss", "algorithms", "unet", "training", "fewer_steps", "evaluation", "cifar10",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", [name for name in CHAPTERS if name not in LATER])
+@pytest.mark.parametrize("name", CHAPTERS)
 def test_pictures_have_captions_and_can_be_read_on_a_phone(name: str) -> None:
     assert promises.captions(chapter(name)) == []
 

@@ -10,7 +10,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator
 
-from tools.book import ROOT, equations, write_if_new
+from tools.book import ROOT, equations, prose, sources, write_if_new
 
 PAGE = ROOT / "book/equations.md"
 # The section of the notes that a chapter answers to.
@@ -25,12 +25,13 @@ NOTES = {
 }
 HEAD = (
     "# Index of equations\n\n"
-    "Every labelled equation of the book, in reading order: where it stands, the number that it or "
-    "its closest relative has in the paper (Ho, Jain and Abbeel, 2020), the code that computes it, "
-    "and the tests that check it. Where no code stands, the package computes nothing with it, and "
-    "the test checks the equation alone. This page is generated from the chapters, the docstrings "
-    "and the tests.\n\n"
+    "Every labelled equation of the book, in reading order: what it says, what it is called, the number "
+    "that leads to where it is derived, the number that it or its closest relative has in the paper (Ho, "
+    "Jain and Abbeel, 2020), the code that computes it, the other chapters that use it, and the tests that "
+    "check it (✓). Where no code stands, the package computes nothing with it, and the test checks the "
+    "equation alone. This page is generated from the chapters, the docstrings and the tests.\n\n"
 )
+NAMES = ROOT / "tools/equations.txt"
 EQUATIONS = re.compile(r"Equation: ((?:eq|def)-[\w-]+(?:, (?:eq|def)-[\w-]+)*)\.")
 PAPER = re.compile(r"Paper: ([^.]*(?:\.\d[^.]*)?)\.")
 
@@ -76,19 +77,36 @@ def all_marked() -> dict[str, list[str]]:
     return found
 
 
+def entry(
+    label: str, name: str, home: str, texts: dict[str, str], functions: list[str], paper: str, tests: list[str]
+) -> str:
+    """One equation: its name, number and formula, and where it is used, computed and tested."""
+    link = re.compile(rf"\]\(#{label}\)")
+    formula = re.search(rf"^\$\$\n((?:(?!\$\$).)*?)\n\$\$ \({label}\)", texts[home], re.M | re.S)
+    used = [f"[{chapter}]({chapter}.ipynb)" for chapter, text in texts.items() if chapter != home and link.search(text)]
+    said = formula[1].rstrip(" .,") if formula else ""
+    facts = {"In the paper": [paper] if paper else [], "Code": [f"`{name}`" for name in functions], "Used in": used}
+    told = " ".join(f"{what}: {', '.join(those)}." for what, those in facts.items() if those)
+    checks = "".join(f"- `{test}`\n" for test in tests)
+    tick = f"✓ {len(tests)} {'test' if len(tests) == 1 else 'tests'}"
+    return (
+        f"**{name}**, [{label}](#{label})\n\n$$\n{said}\n$$\n\n"
+        + (f"{told}\n\n" if told else "")
+        + f"<details><summary>{tick}</summary>\n\n{checks}\n</details>\n\n"
+    )
+
+
 def page() -> str:
     """The whole page."""
     home, tests, known = equations(ROOT), all_marked(), functions()
+    texts = {path.stem: prose(path) for path in sources(ROOT) if path.suffix == ".ipynb"}
+    names = dict(line.split(" ", 1) for line in NAMES.read_text(encoding="utf-8").splitlines())
     text = HEAD
     for chapter in dict.fromkeys(home.values()):
-        text += f"## In [{chapter}]({chapter}.ipynb)\n\nSection of the notes: {NOTES.get(chapter, '—')}.\n\n"
-        text += "| equation | number | in the paper | code | tests |\n|---|---|---|---|---|\n"
+        text += f"## In [{chapter}]({chapter}.ipynb)\n\n"
+        text += f"Section of the notes: {NOTES[chapter]}.\n\n" if chapter in NOTES else ""
         for label in (label for label, where in home.items() if where == chapter):
-            names, paper = known.get(label, ([], ""))
-            code = ", ".join(f"`{name}`" for name in names) or "—"
-            checks = "<br>".join(f"`{name}`" for name in tests[label])
-            text += f"| `{label}` | [{label}](#{label}) | {paper or '—'} | {code} | {checks} |\n"
-        text += "\n"
+            text += entry(label, names[label], chapter, texts, *known.get(label, ([], "")), tests[label])
     return text.rstrip("\n") + "\n"
 
 
