@@ -80,7 +80,7 @@ class CounterNoise:
         words = philox(counter, (self.seed & _LOW, self.seed >> 32))
         # Four uniform numbers between 0 and 1; by Box and Muller, a radius and an angle
         # make two normal ones.
-        u = (words + 0.5) / 2**32
+        u = (words.double() + 0.5) / 2**32
         radius, angle = (-2 * u[..., 0::2].log()).sqrt(), 2 * math.pi * u[..., 1::2]
         normal = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=-1)
         return normal.flatten(1)[:, :n].reshape(-1, *self.shape).float()

@@ -930,6 +930,9 @@ def test_a_share_of_the_labels_is_dropped() -> None:
     assert all(abs(gone[y == k].double().mean() - 0.2) < 0.07 for k in range(10))
     assert torch.equal(drop_labels(y, 10, 0.0), y)
     assert (drop_labels(y, 10, 1.0) == 10).all()
+    assert torch.equal(drop_labels(y, 10, 0.2, generator()), dropped)  # by its own
+    gone = drop_labels(y, 10, generator=generator()) == 10  # a tenth, unless told
+    assert abs(gone.double().mean() - 0.1) < 5 * (0.1 * 0.9 / 10_000) ** 0.5
     with pytest.raises(
         ValueError, match=r"share: expected a number in \[0, 1\], got 2"
     ):

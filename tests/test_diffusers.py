@@ -92,28 +92,76 @@ def test_the_cosine_of_diffusers_is_the_book_s() -> None:
     assert_close(ours.beta[1:].float(), theirs.betas, rtol=1e-5, atol=1e-9)
 
 
-REFUSED = {
-    "_class_name": "EulerDiscreteScheduler",
-    "beta_schedule": "sigmoid",
-    "prediction_type": "flow_prediction",
-    "variance_type": "learned_range",
-    "clip_sample_range": 2.0,
-    "thresholding": True,
-    "rescale_betas_zero_snr": True,
-    "num_train_timesteps": 10.5,
-    "trained_betas": [0.1, 0.2],
-    "something_new": "on",
+# Key -> a value, and what the refusal says was expected.
+REFUSED: dict[str, tuple[Any, str]] = {
+    "_class_name": ("EulerDiscreteScheduler", "DDPMScheduler or DDIMScheduler"),
+    "beta_schedule": ("sigmoid", "linear or scaled_linear or squaredcos_cap_v2"),
+    "prediction_type": ("flow_prediction", "epsilon or v_prediction or sample"),
+    "variance_type": (
+        "learned_range",
+        "fixed_small or fixed_small_log or fixed_large or fixed_large_log",
+    ),
+    "clip_sample_range": (2.0, "1"),
+    "thresholding": (True, "none, for it is not done here"),
+    "rescale_betas_zero_snr": (True, "none, for it is not done here"),
+    "num_train_timesteps": (10.5, "a positive integer"),
+    "trained_betas": ([0.1, 0.2], "1000 numbers"),
+    "something_new": ("on", "none, for it is not done here"),
 }
 
 
 @pytest.mark.parametrize("key", REFUSED)
 def test_what_is_not_done_is_refused_by_name(key: str) -> None:
-    config = words(DDPMScheduler()) | {key: REFUSED[key]}
-    came = "2 numbers" if key == "trained_betas" else str(REFUSED[key])
-    with pytest.raises(
-        ValueError, match=rf"scheduler_config.json: {key}: .*{re.escape(came)}"
-    ):
+    value, expected = REFUSED[key]
+    config = words(DDPMScheduler()) | {key: value}
+    came = "'2 numbers'" if key == "trained_betas" else repr(value)
+    said = f"scheduler_config.json: {key}: expected {expected}, got {came}"
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
         _diffusers.noise_recipe(config)
+
+
+# Key -> a value of a network's configuration, and what the refusal says was expected.
+UNFIT: dict[str, tuple[Any, str]] = {
+    "in_channels": (0, "a positive integer"),
+    "out_channels": (0, "a positive integer"),
+    "layers_per_block": (1.5, "a positive integer"),
+    "norm_num_groups": (0, "a positive integer"),
+    "attn_norm_num_groups": (3, "norm_num_groups"),
+    "block_out_channels": ([], "multiples of the first one"),
+    "time_embedding_dim": (8, "32"),
+    "up_block_types": (
+        ["UpBlock2D", "AttnUpBlock2D"],
+        "attention at the same levels as in down_block_types, in reverse order",
+    ),
+    "num_class_embeds": (1, "null, or how many labels, the null label included"),
+}
+
+
+@pytest.mark.parametrize("key", UNFIT)
+def test_sizes_that_do_not_fit_are_refused_by_name(key: str) -> None:
+    good = _diffusers.configuration({"in_channels": 1, "num_classes": 0} | TINY)
+    assert _diffusers.arguments(good)["channels"] == 8
+    value, expected = UNFIT[key]
+    said = f"config.json: {key}: expected {expected}, got {value!r}"
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        _diffusers.arguments(good | {key: value})
+    if key == "time_embedding_dim":
+        _diffusers.arguments(good | {key: 32})
+
+
+def test_an_option_that_is_not_known_and_off_changes_nothing() -> None:
+    good = _diffusers.configuration({"in_channels": 1, "num_classes": 0} | TINY)
+    for off in (None, False):
+        _diffusers.arguments(good | {"something_new": off})
+    with pytest.raises(ValueError, match="something_new: expected no such key"):
+        _diffusers.arguments(good | {"something_new": True})
+
+
+def test_weights_are_called_an_average_only_with_both_of_its_marks() -> None:
+    both = {"optimization_step": 7, "decay": 0.9}
+    assert "an average (EMA), as" in _diffusers.provenance("here", both)
+    for mark in both:
+        assert "not known" in _diffusers.provenance("here", {mark: 1})
 
 
 def test_every_key_of_the_two_schedulers_is_known() -> None:

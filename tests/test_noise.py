@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers.utils.torch_utils import randn_tensor
@@ -31,7 +32,7 @@ from ddpm_nb import (
     sample,
     sample_steps,
 )
-from ddpm_nb._noise import noise_for, philox
+from ddpm_nb._noise import fresh_for_each, noise_for, philox, times_for
 
 
 @pytest.mark.parametrize(
@@ -62,6 +63,68 @@ def test_philox_gives_its_published_words(counter: str, key: str, words: str) ->
     assert philox([torch.tensor(word) for word in c], (k[0], k[1])).tolist() == w
     many = philox([torch.tensor(word).expand(5, 2) for word in c], (k[0], k[1]))
     assert many.tolist() == [[w] * 2] * 5
+
+
+def test_noise_is_box_and_muller_of_the_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the ends of the range of words too, where one half more or less is all there is."""
+    words = torch.tensor([0, 2**31, 2**32 - 1, 0, 7, 2**30])
+
+    def some(counter: Any, key: Any) -> Tensor:
+        return words.unflatten(0, (1, 6))
+
+    monkeypatch.setattr("ddpm_nb._noise.philox", some)
+    came = CounterNoise(0, (6,))(torch.arange(1), 3)[0]
+    u = (words.numpy().astype(np.longdouble) + np.longdouble(1) / 2) / 2**32
+    radius = np.sqrt(-2 * np.log(u[0::2]))
+    angle = 2 * np.arccos(np.longdouble(-1)) * u[1::2]
+    wanted = np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1).ravel()
+    assert_close(came, torch.tensor(wanted.astype(np.float32)), rtol=1e-6, atol=1e-9)
+
+
+def test_counters_of_copies_and_times_never_meet() -> None:
+    """The second copy's times begin where the first one's end, T + 1 later."""
+    asked: list[tuple[list[int], int]] = []
+
+    def source(images: Tensor, t: int) -> Tensor:
+        asked.append((images.tolist(), t))
+        return torch.zeros(len(images), 1)
+
+    rng = fresh_for_each(source, 3, 10)
+    assert callable(rng)
+    for t in (0, 10):
+        assert rng(torch.arange(6), t).shape == (6, 1)
+    assert asked == [([0, 1], t + 11 * copy) for t in (0, 10) for copy in range(3)]
+
+
+def test_a_time_is_a_share_of_its_block() -> None:
+    """For noise z it is the first time of the block plus Phi(z) of its length, rounded down, and never the end."""
+    z = torch.tensor([-9.0, -0.1, 0.1, 40.0], dtype=torch.float64)
+    asked = []
+
+    def source(images: Tensor, t: int) -> Tensor:
+        asked.append(t)
+        return z[:, None].expand(4, 3)
+
+    draw = times_for((4, 3), torch.device("cpu"), source, 100)
+    assert draw(range(10, 20)).tolist() == [10, 14, 15, 19]
+    assert asked == [119]  # beyond every time of the chain
+    assert draw(range(5, 6)).tolist() == [5] * 4 and len(asked) == 1
+
+
+def test_the_first_picture_is_a_number_of_32_bits() -> None:
+    CounterNoise(0, (2,), first=2**32 - 1)
+    for bad in (-1, 2**32):
+        with pytest.raises(ValueError, match=f"first: expected .*, got {bad}"):
+            CounterNoise(0, (2,), first=bad)
+
+
+def test_noise_has_the_type_that_is_asked_for() -> None:
+    def source(images: Tensor, t: int) -> Tensor:
+        return torch.zeros(len(images), 2, dtype=torch.float64)
+
+    cpu = torch.device("cpu")
+    for asked, came in ((None, torch.float32), (torch.float64, torch.float64)):
+        assert noise_for((3, 2), cpu, source, asked)(1).dtype == came
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (3, 5, 7), (2,), ()])

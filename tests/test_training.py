@@ -187,6 +187,7 @@ def test_average_leaves_the_model_alone() -> None:
     ema.update(model)
     assert model.training
     assert not ema.model.training
+    assert EMA(model).decay == 0.9999  # the paper's
     assert not any(w.requires_grad for w in ema.model.parameters())
 
 
