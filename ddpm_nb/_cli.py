@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 import torch
 from torch import Tensor, distributed, nn
 
-from ddpm_nb import __version__, _checks as check, _devices, _diffusers
+from ddpm_nb import __version__, _checks as check, _devices, _diffusers, _runs
 from ddpm_nb._data import load_folder, save_image_grid, to_float
 from ddpm_nb._files import make_folder, write_whole
 from ddpm_nb._noise import CounterNoise
@@ -35,7 +35,7 @@ from ddpm_nb.fewer_steps import (
 )
 from ddpm_nb.forward import Schedule
 from ddpm_nb.loss import Model
-from ddpm_nb.training import TrainConfig, fit, load_network
+from ddpm_nb.training import NetworkOptions, TrainConfig, fit, load_network
 from ddpm_nb.unet import UNet
 
 TRAIN = """\
@@ -245,6 +245,8 @@ def add_train(commands: Any) -> None:
     data = add_data(train, "data and results", "32")
     told = "folder for the results; a run there goes on"
     data.add_argument("--out", required=True, type=Path, help=told)
+    told = "a trained network to begin with, a run's folder or its file; the new one is of its size and schedule"
+    data.add_argument("--start", type=Path, help=told)
     add_device(data)
     recipe = train.add_argument_group(
         "recipe",
@@ -436,6 +438,11 @@ def device(wanted: str | None) -> torch.device:
     return torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if one_of_many else kind)
 
 
+def network_file(path: Path) -> Path:
+    """A network's file, of which the run's folder may be given."""
+    return path / "network.safetensors" if path.is_dir() else path
+
+
 def network(given: argparse.Namespace) -> Network:
     """The network to use, its schedule, and what is known about it, on the device."""
     place = device(given.device)
@@ -446,10 +453,7 @@ def network(given: argparse.Namespace) -> Network:
             return foreign(given.network, place, typed)
         if typed:
             raise ValueError("--schedule, --T: expected with --diffusers only")
-        path = Path(given.network)
-        unet, schedule, notes = load_network(
-            path / "network.safetensors" if path.is_dir() else path
-        )
+        unet, schedule, notes = load_network(network_file(Path(given.network)))
     return Network(
         unet.to(place),
         schedule.to(place),
@@ -508,10 +512,21 @@ def run_train(given: argparse.Namespace) -> None:
     names = [f.name for f in fields(TrainConfig)]
     typed = {name: getattr(given, name) for name in names if hasattr(given, name)}
     usual = digits_config() if given.data == "digits" else cifar10_config()
-    config, channels = replace(usual, **typed), 1 if given.grey else 3
+    channels, start, notes = 1 if given.grey else 3, None, dict[str, str]()
+    if given.start is not None:
+        with naming(path="--start"):
+            path = network_file(given.start)
+            start, _, known = load_network(path)
+            theirs = TrainConfig.from_json(_runs.read_network(path)[1]["config"])
+        same = [f.name for f in fields(NetworkOptions)] + ["schedule", "T"]
+        usual = replace(usual, **{name: getattr(theirs, name) for name in same})
+        told = f"{known.get('pictures', 'unknown pictures')}, {known.get('steps', 'unknown')} updates"
+        notes["start"] = f"{given.start} ({told})"
+    config = replace(usual, **typed)
     data = images(given.data, given.root, given.size, channels, train=True)
-    with naming(folder="--out", path="--out", images="--data"):
-        trainer = fit(config, data.images, given.out, notes={"pictures": data.about})
+    notes["pictures"] = data.about
+    with naming(folder="--out", path="--out", images="--data", start="--start"):
+        trainer = fit(config, data.images, given.out, start=start, notes=notes)
     if trainer.accelerator.is_main_process:
         processes = trainer.accelerator.num_processes
         print(

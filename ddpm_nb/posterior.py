@@ -301,13 +301,14 @@ def optimal_noise(
 #     stds=[0.25] * 5,
 # )
 # best = optimal_noise(ring, schedule)
-# coarse, fine = (torch.linspace(-2.6, 2.6, n, dtype=torch.float64) for n in (12, 201))
+# coarse, fine = (torch.linspace(-2.6, 2.6, n, dtype=torch.float64) for n in (9, 121))
 # points, plane = torch.cartesian_prod(coarse, coarse), torch.cartesian_prod(fine, fine)
 #
 # figure, axes = plt.subplots(2, 2, figsize=(4.6, 4.8))
 # for ax, t in zip(axes.flat, (20, 100, 300, 700)):
-#     density = noised_mixture(ring, t, schedule).log_prob(plane).exp().reshape(201, 201)
-#     ax.contourf(fine, fine, density.T, 5, cmap="Greys", vmax=2.2 * density.max())
+#     density = noised_mixture(ring, t, schedule).log_prob(plane).exp().reshape(121, 121)
+#     levels = density.max() * torch.tensor([0.1, 0.3, 0.5, 0.7, 1])
+#     ax.contourf(fine, fine, density.T, levels, cmap="Greys", vmax=2 * levels[-1])
 #     arrows = -best(points, t)
 #     ax.quiver(
 #         *points.T,

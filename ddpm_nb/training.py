@@ -681,6 +681,21 @@ class Trainer(Learner):
         self.batches.next = state["next"]
         _runs.restore_chance(self, state)
 
+    def start_from(self, network: nn.Module) -> None:
+        """Begin with a trained network's weights, as the average too; Adam begins anew.
+
+        Raises:
+            ValueError: if it has other layers than the configuration's.
+        """
+        try:
+            for mine in (self.model, self.ema.model):
+                mine.load_state_dict(network.state_dict())
+        except RuntimeError as error:
+            raise ValueError(
+                "start: expected a network of the configuration's layers, got another: "
+                f"{error}"
+            ) from error
+
     def sample(self, count: int) -> Tensor:
         """Draw pictures with the averaged weights, (count, C, H, W) on the CPU.
 
@@ -842,6 +857,7 @@ def fit(
     images: Tensor,
     folder: Path | str,
     *,
+    start: nn.Module | None = None,
     notes: dict[str, str] | None = None,
     progress: bool = True,
 ) -> Trainer:
@@ -862,6 +878,8 @@ def fit(
         config: how to train.
         images: (N, C, H, W) uint8, or floating-point in [-1, 1].
         folder: where results go. A checkpoint there is taken up.
+        start: a trained network to begin with, where there is no checkpoint; by
+            chance if None.
         notes: what should be known about the network later, such as the data's name.
         progress: show a bar.
 
@@ -875,11 +893,14 @@ def fit(
         OSError: if something cannot be written; of a checkpoint, at a later step.
         TypeError: if the pictures are no tensor, or neither uint8 nor floating-point.
         ValueError: if the checkpoint is damaged, or belongs to another run; if another
-            run is at work in the folder; if the launcher asks for what is not done.
+            run is at work in the folder; if the launcher asks for what is not done; if
+            `start` has other layers than the configuration's network.
     """
-    start = time.monotonic()
+    now = time.monotonic()
     trainer = Trainer(_runs.settled(config, Path(folder)), images)
-    run = _runs.Run(trainer, Path(folder), start, notes or {}, progress)
+    if start is not None:
+        trainer.start_from(start)  # a checkpoint replaces it
+    run = _runs.Run(trainer, Path(folder), now, notes or {}, progress)
     with run.claim():
         if (checkpoint := run.found()) is not None:
             load_checkpoint(checkpoint, trainer)
@@ -974,6 +995,12 @@ def fit(
 # ```
 #
 # The second line uses all GPUs of the machine. On several machines, `accelerate config` asks for their addresses once.
+#
+# Few pictures, or little time? Then do not begin with random weights. `--start` takes a trained network, with its size and its schedule; only Adam and the average begin anew:
+#
+# ```
+# ddpm-nb train --data path/to/pictures --out runs/mine --start runs/cifar10
+# ```
 
 # %% [markdown]
 # ## Does the average help?

@@ -90,6 +90,47 @@ def test_train_and_go_on(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert config.learning_rate == 2e-4  # what was not typed is the paper's
 
 
+def test_training_begins_with_a_trained_network(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(folder, "--steps", "2") == 0
+    first, out = folder / "run" / "network.safetensors", folder / "more"
+    given = ["train", "--data", str(folder / "mine"), "--out", str(out), "--size=8"]
+    given += ["--batch-size=4", "--save-every=2", "--log-every=1"]
+    given += ["--learning-rate=1e-30"]  # a step changes nothing
+    assert _cli.main([*given, "--steps=1", "--start", str(folder / "run")]) == 0
+    old, schedule, _ = load_network(first)
+    new, same, about = load_network(out / "network.safetensors")
+    assert_close(new.state_dict(), old.state_dict(), rtol=0, atol=1e-20)
+    assert_close(same.beta, schedule.beta)
+    said = f"{folder / 'run'} (6 pictures of a folder, 8 x 8, 2 updates)"
+    assert (about["start"], about["steps"]) == (said, "1")
+    config = TrainConfig.from_json((out / "config.json").read_text())
+    assert (config.channels, config.T, config.batch_size) == (8, 10, 4)
+    assert config.flip is True  # of the recipe, nothing is taken over
+    # The run goes on with its own weights, not with those of the start.
+    (folder / "run").rename(folder / "gone")
+    save_network(
+        first_again := folder / "zero.safetensors",
+        config.network(3).requires_grad_(False),
+        config,
+        height=8,
+        width=8,
+    )
+    assert _cli.main([*given, "--steps=2", "--start", str(first_again)]) == 0
+    on, _, about = load_network(out / "network.safetensors")
+    assert_close(on.state_dict(), old.state_dict(), rtol=0, atol=1e-20)
+    capsys.readouterr()
+    for flag, why in (
+        ("--channels=16", "--start: expected a network of the configuration's layers"),
+        ("--start=nowhere", "--start: expected a network, got nowhere: no such file"),
+    ):
+        start = ["--start", str(folder / "gone"), "--out", str(folder / "never")]
+        assert _cli.main([*given, *start, flag]) == 2
+        assert why in capsys.readouterr().err
+    assert not (folder / "never").exists()
+
+
 def test_errors_are_one_line_and_status_2(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

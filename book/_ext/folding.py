@@ -231,7 +231,7 @@ class FoldCells(SphinxPostTransform):
         text.next_node(nodes.strong)[:] = [nodes.Text(f"Figure {'.'.join(map(str, [*chapter[:1], self.figures]))}.")]
         picture = cell.next_node(nodes.image)
         parts = [raw("<figure>"), picture.deepcopy(), raw("<figcaption>"), text, raw("</figcaption></figure>")]
-        picture.replace_self(parts)
+        picture.parent.replace(picture, parts)  # not `replace_self`, which hands its classes on
 
 
 def setup(app: Sphinx) -> ExtensionMetadata:
