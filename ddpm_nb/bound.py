@@ -65,13 +65,13 @@ from ddpm_nb import _checks as check
 # Why not for $t = 1$? There $x_{t-1}$ *is* $x_0$, and nothing is left to turn round. So split that step off first:
 #
 # $$
-# L = \mathbb E_q\left[-\log p(x_T) - \sum_{t=2}^{T}\log\frac{p_\theta(x_{t-1}\mid x_t)}{q(x_t\mid x_{t-1})} - \log\frac{p_\theta(x_0\mid x_1)}{q(x_1\mid x_0)}\right] .
+# L = \mathbb E_q\Biggl[-\log p(x_T) - \sum_{t=2}^{T}\log\frac{p_\theta(x_{t-1}\mid x_t)}{q(x_t\mid x_{t-1})} - \log\frac{p_\theta(x_0\mid x_1)}{q(x_1\mid x_0)}\Biggr] .
 # $$
 #
 # Put the turned step into the sum:
 #
 # $$
-# L = \mathbb E_q\left[-\log p(x_T) - \sum_{t=2}^{T}\log\frac{p_\theta(x_{t-1}\mid x_t)}{q(x_{t-1}\mid x_t,x_0)} - \sum_{t=2}^{T}\log\frac{q(x_{t-1}\mid x_0)}{q(x_t\mid x_0)} - \log\frac{p_\theta(x_0\mid x_1)}{q(x_1\mid x_0)}\right] .
+# L = \mathbb E_q\Biggl[-\log p(x_T) - \sum_{t=2}^{T}\log\frac{p_\theta(x_{t-1}\mid x_t)}{q(x_{t-1}\mid x_t,x_0)} - \sum_{t=2}^{T}\log\frac{q(x_{t-1}\mid x_0)}{q(x_t\mid x_0)} - \log\frac{p_\theta(x_0\mid x_1)}{q(x_1\mid x_0)}\Biggr] .
 # $$
 #
 # **The sum telescopes.** In the second sum each denominator is the next numerator. Written out,
@@ -85,7 +85,7 @@ from ddpm_nb import _checks as check
 # Its $q(x_1\mid x_0)$ cancels the one in the last term, and its $q(x_T\mid x_0)$ goes to $p(x_T)$:
 #
 # $$
-# L = \mathbb E_q\left[\log\frac{q(x_T\mid x_0)}{p(x_T)} + \sum_{t=2}^{T}\log\frac{q(x_{t-1}\mid x_t,x_0)}{p_\theta(x_{t-1}\mid x_t)} - \log p_\theta(x_0\mid x_1)\right] .
+# L = \mathbb E_q\Biggl[\log\frac{q(x_T\mid x_0)}{p(x_T)} + \sum_{t=2}^{T}\log\frac{q(x_{t-1}\mid x_t,x_0)}{p_\theta(x_{t-1}\mid x_t)} - \log p_\theta(x_0\mid x_1)\Biggr] .
 # $$
 #
 # **Divergences appear.** The first term depends on $x_T$ only, and its mean is a divergence. In the sum, draw $x_t$ first and then $x_{t-1}$ from $q(x_{t-1}\mid x_t,x_0)$: the inner mean is a divergence too. The result is

@@ -72,12 +72,12 @@ Spacing = Literal["leading", "trailing", "linspace", "quadratic"]
 # How should they be spread? Cut the numbers $1,\dots,T$ into $S$ blocks: block $i$ holds the whole numbers $t$ with $(i-1)\,T/S < t \le i\,T/S$. No block is empty, because its length $T/S$ is at least 1. Take the first number of each block, or the last. Or lay $S$ points evenly from 1 to $T$, both ends included, counted down from $T$ and rounded to the nearest whole number. Or let the gaps grow, so that most steps fall where there is little noise. With $\lfloor\cdot\rfloor$ for rounding down, for $i = 1,\dots,S$:
 #
 # $$
-# \tau_i = \begin{cases}
-# \lfloor (i-1)\,T/S\rfloor + 1 & \text{leading: the first of each block} \\
-# \lfloor i\,T/S\rfloor & \text{trailing: the last of each block} \\
-# T-\bigl\lfloor (S-i)\tfrac{T-1}{S-1}+\tfrac12\bigr\rfloor & \text{linspace: both ends (}\tau_1 = T\text{ if } S = 1\text{)} \\
-# \text{the smallest whole number } > \tau_{i-1} \text{ and } \ge T\,i^2/S^2 & \text{quadratic: dense near 0.}
-# \end{cases}
+# \begin{aligned}
+# \tau_i &= \lfloor (i-1)\,T/S\rfloor + 1 && \text{leading: the first of each block} \\
+# \tau_i &= \lfloor i\,T/S\rfloor && \text{trailing: the last of each block} \\
+# \tau_i &= T-\bigl\lfloor (S-i)\tfrac{T-1}{S-1}+\tfrac12\bigr\rfloor && \text{linspace: both ends; } \tau_1 = T \text{ if } S = 1 \\
+# \tau_i &= \max\bigl(\tau_{i-1}+1,\ \lceil T\,i^2/S^2\rceil\bigr) && \text{quadratic: dense near 0.}
+# \end{aligned}
 # $$ (def-timesteps)
 #
 # In all four, neighbours differ by at least 1, so no time is repeated, and there are exactly $S$ of them; with $S = T$ all four visit every time. Trailing, linspace and quadratic begin at $T$. (For quadratic: $T i^2/S^2 \le T-(S-i)$ for all $i$ from 0 to $S$. The left side is a parabola that opens upwards, the right side a straight line, and at both ends, $i = 0$ and $i = S$, the inequality holds. So there is always room left for the steps that remain, and $\tau_S = T$.) Leading begins below $T$, unless $S = T$. A section below shows how much of the signal that passes over.
@@ -257,13 +257,13 @@ def strided(variance: Variance = "large") -> Rule:
 # Take two times $s < t$. We are given $x_0$ and $x_t$, and want an $x_s$ with the right marginal,
 #
 # $$
-# x_s = \sqrt{\bar\alpha_s}\,x_0 + \text{(normal noise of variance } 1-\bar\alpha_s\text{, independent of } x_0\text{)} .
+# x_s = \sqrt{\bar\alpha_s}\,x_0 + \sqrt{1-\bar\alpha_s}\;\varepsilon', \qquad \varepsilon' \text{ standard normal and independent of } x_0 .
 # $$
 #
 # Where can this noise come from? Two sources are at hand. One is the noise that is already in $x_t$. With $x_0$ given it can be read off: $\varepsilon = (x_t-\sqrt{\bar\alpha_t}\,x_0)/\sqrt{1-\bar\alpha_t}$. The other is fresh noise $z$. Take $\sigma$ of the fresh one. By Eq. [two normals](#eq-two-gaussians) the variances add, so $\sqrt{1-\bar\alpha_s-\sigma^2}$ must come from the old one:
 #
 # $$
-# q_\sigma(x_s\mid x_t, x_0) = \mathcal N\!\left(x_s;\ \sqrt{\bar\alpha_s}\,x_0 + \sqrt{1-\bar\alpha_s-\sigma^2}\;\frac{x_t-\sqrt{\bar\alpha_t}\,x_0}{\sqrt{1-\bar\alpha_t}},\ \sigma^2 I\right), \qquad 0\le\sigma^2\le 1-\bar\alpha_s .
+# q_\sigma(x_s\mid x_t, x_0) = \mathcal N\!\Biggl(x_s;\ \sqrt{\bar\alpha_s}\,x_0 + \sqrt{1-\bar\alpha_s-\sigma^2}\;\frac{x_t-\sqrt{\bar\alpha_t}\,x_0}{\sqrt{1-\bar\alpha_t}},\ \sigma^2 I\Biggr), \qquad 0\le\sigma^2\le 1-\bar\alpha_s .
 # $$ (def-ddim-family)
 #
 # Check it. Let $x_t$ have the right marginal, and draw $x_s$ from $q_\sigma$:
@@ -271,7 +271,7 @@ def strided(variance: Variance = "large") -> Rule:
 # $$
 # \begin{aligned}
 # x_s &= \sqrt{\bar\alpha_s}\,x_0 + \sqrt{1-\bar\alpha_s-\sigma^2}\;\varepsilon + \sigma z && \text{the fraction is } \varepsilon \\
-# &= \sqrt{\bar\alpha_s}\,x_0 + \sqrt{1-\bar\alpha_s}\;\varepsilon' && \varepsilon \text{ and } z \text{ are independent: they merge, with variance } 1-\bar\alpha_s ,
+# &= \sqrt{\bar\alpha_s}\,x_0 + \sqrt{1-\bar\alpha_s}\;\varepsilon' && \text{independent: variances add.}
 # \end{aligned}
 # $$
 #
@@ -386,7 +386,7 @@ def ddim_mean(
 #
 # $$
 # \mathrm{KL}\bigl(q_\sigma(x_s\mid x_t,x_0)\,\|\,q_\sigma(x_s\mid x_t,\hat x_0)\bigr)
-# = \frac{1}{2\sigma^2}\left(\sqrt{\bar\alpha_s}\,\frac{\sqrt{1-\bar\alpha_t}}{\sqrt{\bar\alpha_t}}-\sqrt{1-\bar\alpha_s-\sigma^2}\right)^{\!2}\lVert\varepsilon-\varepsilon_\theta(x_t,t)\rVert^2 .
+# = \frac{1}{2\sigma^2}\Biggl(\sqrt{\bar\alpha_s}\,\frac{\sqrt{1-\bar\alpha_t}}{\sqrt{\bar\alpha_t}}-\sqrt{1-\bar\alpha_s-\sigma^2}\Biggr)^{\!2}\,\lVert\varepsilon-\varepsilon_\theta(x_t,t)\rVert^2 .
 # $$ (eq-ddim-weight)
 #
 # For every $\sigma>0$ it is a positive number times the squared error of the noise. The weight differs, the best answer does not: it is $\varepsilon^*(x_t,t)$ at every $t$, by Eq. [best guess](#eq-best-guess). And $L_\text{simple}$, which drops the weight, is the *same loss to the letter*. A network trained for DDPM is a network trained for the whole family. (The bracket is positive, since $\bar\alpha_s(1-\bar\alpha_t)/\bar\alpha_t = \bar\alpha_s/\bar\alpha_t-\bar\alpha_s > 1-\bar\alpha_s$. At $\sigma = 0$ the divergence has no finite value; that member is the limit of the others. So it is with the last step, $s = 0$, of all of them: as in DDPM, a decoder takes its place in the bound.)

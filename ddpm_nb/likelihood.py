@@ -235,7 +235,7 @@ def gaussian_kl(mean_1: Tensor, var_1: Tensor, mean_2: Tensor, var_2: Tensor) ->
 # **Correlated coordinates** have a covariance matrix $C$ in the place of the variances, and the density $\mathcal N(x;\mu,C) \propto \exp\bigl(-\tfrac12(x-\mu)^\top C^{-1}(x-\mu)\bigr)/\sqrt{\det C}$. The same three steps, with $\mathbb E\bigl[(x-\mu_1)^\top M (x-\mu_1)\bigr] = \operatorname{tr}(M C_1)$ for any matrix $M$ (the trace $\operatorname{tr}$ is the sum of the diagonal), give
 #
 # $$
-# \mathrm{KL} = \frac12\left[\operatorname{tr}\bigl(C_2^{-1}C_1\bigr) + (\mu_1-\mu_2)^\top C_2^{-1}(\mu_1-\mu_2) - D - \log\frac{\det C_1}{\det C_2}\right].
+# \mathrm{KL} = \frac12\Biggl[\operatorname{tr}\bigl(C_2^{-1}C_1\bigr) + (\mu_1-\mu_2)^\top C_2^{-1}(\mu_1-\mu_2) - D - \log\frac{\det C_1}{\det C_2}\Biggr].
 # $$ (eq-gaussian-kl-full)
 #
 # With diagonal matrices it is the sum above. Only the linear model of [the hidden variable](vae.ipynb) needs it; whoever skips that model can skip this. (In the code a system of equations is solved where the formula has an inverse, and $\log\det$ is one function, not a log of a determinant: both keep more digits.)

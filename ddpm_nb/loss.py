@@ -432,7 +432,7 @@ def simple_loss(
 # \frac{\beta_t^2}{2\tilde\beta_t\,\alpha_t(1-\bar\alpha_t)}\cdot\frac{\bar\alpha_t}{1-\bar\alpha_t}
 # &= \frac{\beta_t^2\,\bar\alpha_{t-1}}{2\tilde\beta_t\,(1-\bar\alpha_t)^2} && \bar\alpha_t = \alpha_t\bar\alpha_{t-1} \\
 # &= \frac{\beta_t\,\bar\alpha_{t-1}}{2\,(1-\bar\alpha_{t-1})(1-\bar\alpha_t)} && \text{put in } \tilde\beta_t = \tfrac{1-\bar\alpha_{t-1}}{1-\bar\alpha_t}\beta_t \\
-# &= \frac{\bar\alpha_{t-1}(1-\bar\alpha_t)-\bar\alpha_t(1-\bar\alpha_{t-1})}{2\,(1-\bar\alpha_{t-1})(1-\bar\alpha_t)} && \beta_t\,\bar\alpha_{t-1} = \bar\alpha_{t-1}-\bar\alpha_t;\ \text{add and subtract } \bar\alpha_t\bar\alpha_{t-1} \\
+# &= \frac{\bar\alpha_{t-1}(1-\bar\alpha_t)-\bar\alpha_t(1-\bar\alpha_{t-1})}{2\,(1-\bar\alpha_{t-1})(1-\bar\alpha_t)} && \beta_t\,\bar\alpha_{t-1} = \bar\alpha_{t-1}-\bar\alpha_t \\
 # &= \frac12\left(\frac{\bar\alpha_{t-1}}{1-\bar\alpha_{t-1}}-\frac{\bar\alpha_t}{1-\bar\alpha_t}\right) && \text{split the fraction.}
 # \end{aligned}
 # $$

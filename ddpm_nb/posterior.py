@@ -409,12 +409,11 @@ def optimal_noise(
 # Averaged over $x_t$ (so are $\mathbb E$ and $\operatorname{Var}$ on the right), for one small step,
 #
 # $$
-# \mathbb E\,\mathrm{KL} \approx
-# \begin{cases}
-# \dfrac{\beta^3}{12}\;\mathbb E\bigl[\ell'''^{\,2}\bigr] & \text{bell 1, the true variance for each } x_t \\
-# \dfrac{\beta^2}{4}\;\operatorname{Var}\bigl[\ell''\bigr] & \text{bell 2, the best fixed variance} \\
-# \dfrac{\beta^2}{4}\;\mathbb E\bigl[(1+\ell'')^2\bigr] & \text{bell 3, the variance } \beta .
-# \end{cases}
+# \begin{aligned}
+# \mathbb E\,\mathrm{KL} &\approx \frac{\beta^3}{12}\;\mathbb E\bigl[\ell'''^{\,2}\bigr] && \text{bell 1, the true variance for each } x_t \\
+# \mathbb E\,\mathrm{KL} &\approx \frac{\beta^2}{4}\;\operatorname{Var}\bigl[\ell''\bigr] && \text{bell 2, the best fixed variance} \\
+# \mathbb E\,\mathrm{KL} &\approx \frac{\beta^2}{4}\;\mathbb E\bigl[(1+\ell'')^2\bigr] && \text{bell 3, the variance } \beta .
+# \end{aligned}
 # $$ (eq-step-cost)
 #
 # (For normal data of variance 1, $\ell'' = -1$ and $\ell''' = 0$ everywhere, and all three are zero.) In a picture with logarithmic axes a power is a straight line, and the exponent is its slope: 3 for the first bell, 2 for the others. Below are the true costs, by sums over a fine grid, for the data of the last picture. First comes one step, then the sum over $n$ equal steps that walk from there until half of the power is left.

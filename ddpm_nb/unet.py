@@ -65,7 +65,7 @@ from ddpm_nb._layers import Dropout, Layer, Norm, fused_attention
 # A network does not take well to one number that runs to 1000. So $t$ becomes $d$ numbers: $h = d/2$ waves from fast to slow, like the hands of many clocks, each with its sine and its cosine. With $t' = t-1$, which runs from 0 to $T-1$,
 #
 # $$
-# \operatorname{emb}(t) = \bigl(\sin \omega_0 t', \dots, \sin \omega_{h-1} t',\ \cos \omega_0 t', \dots, \cos \omega_{h-1} t'\bigr), \qquad \omega_i = 10000^{-i/(h-1)}, \quad h = d/2 .
+# \operatorname{emb}(t) = (\sin \omega_0 t', \dots, \sin \omega_{h-1} t', \cos \omega_0 t', \dots, \cos \omega_{h-1} t'), \qquad \omega_i = 10000^{-i/(h-1)}, \quad h = d/2 .
 # $$ (def-time-embedding)
 #
 # Why not fewer numbers? One wave alone is ambiguous: it comes back to the same value after each period. One slow wave alone hardly changes from $t$ to $t+1$. Together they are like hours, minutes and seconds. The vector, of length $d = 128$ in the large network, then goes through two linear layers with an activation between them (128 → 512 → 512). This is done once, and every block gets the result.

@@ -609,6 +609,7 @@ class Visit:
     shift: float = 0
     themes: dict[str, dict[str, Any]] = field(default_factory=dict)
     sideways: dict[str, list[str]] = field(default_factory=dict)
+    cut: dict[str, list[str]] = field(default_factory=dict)
 
 
 # Go through the page as a reader does, so that lazy pictures load; then name those that did not.
@@ -666,6 +667,17 @@ SIDEWAYS = """() => {
 }"""
 
 
+# Equations that are wider than their room, the folded ones too.
+CUT = """() => {
+  const folds = [...document.querySelectorAll("article details:not([open])")];
+  folds.forEach(fold => fold.open = true);
+  const cut = [...document.querySelectorAll(".math-scroll")].filter(e => e.scrollWidth > e.clientWidth + 1)
+    .map(e => `${e.scrollWidth} px where ${e.clientWidth} are: ${e.querySelector("annotation").textContent}`);
+  folds.forEach(fold => fold.open = false);
+  return cut;
+}"""
+
+
 def corner_of_first_drawing(tab: Any) -> list[Any] | None:
     """A pixel just inside the corner of the first picture that is no photograph, and one just outside."""
     drawing = tab.locator("article img:not(.photo)").first
@@ -698,7 +710,9 @@ def visits(tabs: dict[str, Tab]) -> Any:
             if note.sideways[name]:  # scripts wait until the size has settled
                 tab.wait_for_timeout(400)
                 note.sideways[name] = tab.evaluate(SIDEWAYS)
+            note.cut[name] = tab.evaluate(CUT)
         tab.set_viewport_size(DESK)
+        note.cut["desk"] = tab.evaluate(CUT)
         for theme in ("dark", "light"):
             tab.emulate_media(color_scheme=theme)
             tab.wait_for_function(
@@ -757,6 +771,12 @@ def test_both_themes(page: str, theme: str, visits: Any) -> None:
 @pytest.mark.parametrize("screen", ["phone", "200 %"])
 def test_fits_the_screen(page: str, screen: str, visits: Any) -> None:
     assert visits(page).sideways[screen] == []
+
+
+@every_page
+@pytest.mark.parametrize("screen", ["phone", "200 %", "desk"])
+def test_no_equation_is_cut(page: str, screen: str, visits: Any) -> None:
+    assert visits(page).cut[screen] == []
 
 
 # How many formulas are drawn, how many pictures, how much text.

@@ -210,6 +210,8 @@ class FoldCells(SphinxPostTransform):
             if "tag_active-ipynb" not in cell["classes"]:
                 code["folds"] = folds(text)
             elif hidden and before is not None and before.astext() == "</details>":
+                if what == "picture":
+                    self.caption(cell)
                 cell.parent.remove(before)
                 cell.parent.insert(cell.parent.index(cell) + 1, before)
             elif not outputs:  # it prepares or tidies up: its first comment says what

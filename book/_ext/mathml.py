@@ -20,6 +20,7 @@ from sphinx.util.math import get_node_equation_number
 from sphinx.util.typing import ExtensionMetadata
 from sphinx.writers.html5 import HTML5Translator
 
+from breaks import clauses, lines
 from uses import uses_html
 
 # Chromium does not stretch a bracket that carries a script itself, as in \bigr)^2, but does so in a row.
@@ -38,8 +39,7 @@ def to_mathml(tex: str, *, display: bool) -> str:
     return BRACKET_WITH_SCRIPT.sub(r"\1<mrow>\2</mrow>", mathml)
 
 
-def _convert(node: nodes.Element, *, display: bool) -> str:
-    tex = node.astext()
+def _convert(node: nodes.Element, tex: str, *, display: bool) -> str:
     try:
         return to_mathml(tex, display=display)
     except LatexError as error:
@@ -47,9 +47,35 @@ def _convert(node: nodes.Element, *, display: bool) -> str:
         return f'<code class="math-error">{escape(tex)}</code>'
 
 
+def _pieces(node: nodes.Element, parts: list[str], kind: str) -> str:
+    """Pieces of an equation as formulas of their own, between which a line may end."""
+    # With nothing before it, a sign would be taken for that of a number, and stand closer.
+    marked = [part if kind != "right" and not place else "{}" + part for place, part in enumerate(parts)]
+    inner = "<wbr>".join(
+        _convert(node, part, display=True).replace(' display="block"', ' displaystyle="true"') for part in marked
+    )
+    return f'<span class="{kind}">{inner}</span>'
+
+
+def _displayed(node: nodes.Element) -> str:
+    """An equation that can be broken: clauses side by side, or the lines of a derivation."""
+    derivation = lines(node.astext())
+    if derivation is None:
+        inner = " ".join(_pieces(node, clause, "clause") for clause in clauses(node.astext()))
+        return f'<div class="clauses">{inner}</div>'
+    rows = (
+        "".join(
+            _pieces(node, [part for part in parts if part], kind)
+            for parts, kind in (([line.left], "left"), (line.right, "right"), ([line.reason], "reason"))
+        )
+        for line in derivation
+    )
+    return f'<div class="lines">{"".join(f"<div>{row}</div>" for row in rows)}</div>'
+
+
 def visit_math(translator: HTML5Translator, node: nodes.math) -> None:
     translator.body.append(translator.starttag(node, "span", "", CLASS="math notranslate nohighlight"))
-    translator.body.append(_convert(node, display=False) + "</span>")
+    translator.body.append(_convert(node, node.astext(), display=False) + "</span>")
     raise nodes.SkipNode
 
 
@@ -61,7 +87,7 @@ def visit_displaymath(translator: HTML5Translator, node: nodes.math_block) -> No
         translator.add_permalink_ref(node, _("Link to this equation"))
         translator.body.append("</span>")
     # The box that scrolls is inside, so that the number stays in sight beside a long equation.
-    translator.body.append('<div class="math-scroll">' + _convert(node, display=True) + "</div></div>\n")
+    translator.body.append('<div class="math-scroll">' + _displayed(node) + "</div></div>\n")
     if node.get("label"):
         translator.body.append(uses_html(translator, node["label"]))
     raise nodes.SkipNode
