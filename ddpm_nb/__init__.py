@@ -97,6 +97,12 @@ if TYPE_CHECKING:
         vlb_weight as vlb_weight,
         x_0_to_noise as x_0_to_noise,
     )
+    from ddpm_nb.network import (
+        adam_step as adam_step,
+        gradient_step as gradient_step,
+        layer as layer,
+        line_gradient as line_gradient,
+    )
     from ddpm_nb.posterior import (
         noised_mixture as noised_mixture,
         optimal_noise as optimal_noise,

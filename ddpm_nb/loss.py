@@ -15,7 +15,7 @@
 #
 # What must a network know about $x_t$ to take a step back?
 #
-# **What you bring.** The jump $x_t = \sqrt{\bar\alpha_t}\,x_0+\sqrt{1-\bar\alpha_t}\,\varepsilon$ from [the forward process](forward.ipynb), and the mean and variance of the step back from [the posterior](posterior.ipynb).
+# **What you bring.** The jump $x_t = \sqrt{\bar\alpha_t}\,x_0+\sqrt{1-\bar\alpha_t}\,\varepsilon$ from [the forward process](forward.ipynb), and the mean and variance of the step back from [the posterior](posterior.ipynb). What a network is, if you have never trained one: [one page](network.ipynb).
 #
 # **What you take away.** The step from "predict $x_0$" to "predict the noise", line 4 of Algorithm 2 derived, the loss that the paper trains with, and the weight that it leaves out.
 

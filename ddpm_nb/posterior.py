@@ -615,4 +615,4 @@ def optimal_noise(
 #
 # With $x_0$ given, the step back is a normal distribution whose mean and variance are known in closed form. Without $x_0$ it depends on the data; for small steps it is nearly normal, and what a bell of fixed variance still costs falls like $1/T$ in all. The best possible noise predictor $\varepsilon^*$ is the score in other units, whatever the data are; for a mixture of bells it is known.
 #
-# **The next question.** A network does not know $x_0$. What should it predict, and with which loss? See [the loss](loss.ipynb).
+# **The next question.** A network does not know $x_0$. What should it predict, and with which loss? See [the loss](loss.ipynb); and before that, what a network is: [one page](network.ipynb).

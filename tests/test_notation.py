@@ -13,7 +13,7 @@ PAGE = ROOT / "book" / "notation.md"
 EQUATION = re.compile(r"^\$\$\n((?:(?!\$\$).)*?)\n?\$\$ \(((?:eq|def)-[\w-]+)\)", re.M | re.S)  # fmt: skip
 # What TeX needs to set a formula, and functions that have the same name everywhere.
 PLAIN = re.compile(
-    r"\\(d?frac|tfrac|sqrt|left|right|middle|[bB]igg?[lrm]?|l?r?floor|[lr]?Vert|mid|underbrace|q?quad|[cl]?dots|cdot"
+    r"\\(d?frac|tfrac|sqrt|left|right|middle|[bB]igg?[lrm]?|[lr]?(?:floor|ceil)|[lr]?Vert|mid|underbrace|q?quad|[cl]?dots|cdot"
     r"|times|leq?|geq?|approx|propto|sim|to|leftarrow|(Long)?[rR]ightarrow|sum|prod|int|infty|in|top"
     r"|log|ln|exp|sin|cos|tanh|min|max|det)"
 )
