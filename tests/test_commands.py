@@ -198,6 +198,6 @@ def test_a_wrong_command_is_found(text: str, reason: str) -> None:
 def test_what_needs_the_address_says_so_until_there_is_one() -> None:
     """The placeholder's owner has an underscore, which no owner on GitHub can have."""
     placeholder = "_" in address.current(ROOT).split("/")[0]
-    for name in ("README.md", "CONTRIBUTING.md", "book/intro.md"):
+    for name in ("README.md", "CONTRIBUTING.md", "book/run.md"):
         said = "placeholder" in (ROOT / name).read_text()
         assert said == placeholder, name

@@ -146,6 +146,9 @@ def test_nothing_is_taken_from_another_host(page: str) -> None:
 def test_pictures_have_words(page: str) -> None:
     for image in soup(page).find_all("img"):
         alt = (image.get("alt") or "").strip()
+        link = image.find_parent("a")
+        if alt == "" and link is not None and link.get_text().strip():
+            continue  # it only decorates a link whose words say all
         assert alt, f"no alt text: {image.get('src')}"
         assert not re.search(r"\.(png|jpe?g|svg|gif|webp)$|^\S*/", alt, re.I), (
             f"alt text is a file name: {alt}"
@@ -309,7 +312,7 @@ def test_pages_lead_to_their_source() -> None:
 
 def test_the_map_shows_what_is_imported() -> None:
     """Every import of one chapter by another can be walked on the map, and no arc leads backwards."""
-    rows = soup("book/intro.html").select(".chapter-map li")
+    rows = soup("book/run.html").select(".chapter-map li")
     names = [Path(str(row.a["href"])).stem for row in rows]
     assert [f"book/{name}.html" for name in names] == [
         page for page in chapters() if (ROOT / f"ddpm_nb/{Path(page).stem}.py").exists()
@@ -325,7 +328,7 @@ def test_the_map_shows_what_is_imported() -> None:
             set(re.findall(r"^from ddpm_nb\.([a-z]\w*) import", module, re.M))
             <= reached[name]
         )
-    arcs = soup("book/intro.html").select(".chapter-map svg path:not(.head)")
+    arcs = soup("book/run.html").select(".chapter-map svg path:not(.head)")
     assert len(arcs) == sum(
         len(row.small.get_text().partition("builds on ")[2].split(", "))
         for row in rows
@@ -339,6 +342,8 @@ def test_pictures_are_light_sharp_and_sized(page: str) -> None:
         path = (SITE / page).parent / image["src"]
         if path.is_relative_to(SITE / "_static"):
             continue  # the theme's own signs
+        if path.suffix == ".svg":
+            continue  # sharp at any size; nothing jumps, for its width and height are set
         assert path.stat().st_size <= 60_000, f"{image['alt']}: {path.stat().st_size}"
         with Image.open(path) as picture:
             width, height = picture.size
@@ -777,6 +782,83 @@ def test_fits_the_screen(page: str, screen: str, visits: Any) -> None:
 @pytest.mark.parametrize("screen", ["phone", "200 %", "desk"])
 def test_no_equation_is_cut(page: str, screen: str, visits: Any) -> None:
     assert visits(page).cut[screen] == []
+
+
+def hero(browser: Any, address: str, **options: Any) -> Any:
+    tab = browser.new_context(viewport=DESK, **options).new_page()
+    tab.goto(address + "book/intro.html")
+    return tab
+
+
+# What is seen of the first page's digit: its t, where its window on the frames lies, what the button says.
+DIGIT = """() => {
+  const style = getComputedStyle(document.querySelector(".hero-picture"));
+  return [document.querySelector(".hero output").textContent, style.backgroundPosition,
+    document.querySelector(".hero button").textContent];
+}"""
+
+
+def test_the_first_page_s_digit_comes_out_of_noise_by_itself(
+    browser: Any, address: str
+) -> None:
+    tab = hero(browser, address, reduced_motion="no-preference")
+    tab.wait_for_function("document.querySelector('.hero output').textContent < 480")
+    assert tab.evaluate(DIGIT)[2] == "Pause"
+    tab.wait_for_function(
+        "document.querySelector('.hero button').textContent === 'Play'"
+    )
+    assert tab.evaluate(DIGIT) == ["0", "100% 0%", "Play"]
+    tab.context.close()
+
+
+def test_the_first_page_s_digit_is_still_until_it_is_asked(
+    browser: Any, address: str
+) -> None:
+    tab = hero(browser, address, reduced_motion="reduce")
+    tab.wait_for_timeout(700)
+    assert tab.evaluate(DIGIT) == ["0", "100% 0%", "Play"]
+    slider = tab.get_by_role("slider")
+    slider.focus()
+    for _ in range(5):
+        tab.keyboard.press("ArrowLeft")
+    assert tab.evaluate(DIGIT) == ["100", "80% 0%", "Play"]
+    assert slider.get_attribute("aria-valuetext") == "t = 100"
+    tab.get_by_role("button", name="Another noise").click()
+    assert tab.evaluate(DIGIT)[1].endswith("33.3333%")
+    tab.get_by_role("button", name="Pause").click()
+    stopped = tab.evaluate(DIGIT)
+    tab.wait_for_timeout(400)
+    assert tab.evaluate(DIGIT) == stopped
+    for _ in range(3):  # back to the first of four
+        tab.get_by_role("button", name="Another noise").click()
+    assert tab.evaluate(DIGIT)[1].endswith(" 0%")
+    tab.context.close()
+
+
+def test_without_scripts_the_first_page_shows_a_digit_and_no_buttons(
+    browser: Any, address: str
+) -> None:
+    tab = hero(browser, address, java_script_enabled=False)
+    assert (
+        tab.locator(".hero-picture").is_visible()
+        and tab.locator(".hero-strip").is_visible()
+    )
+    assert not tab.locator(".hero-controls").is_visible()
+    tab.context.close()
+
+
+def test_every_chapter_has_one_card_with_its_question() -> None:
+    cards = soup("book/intro.html").select("a.chapter-card")
+    assert sorted(f"book/{card['href']}" for card in cards) == sorted(chapters())
+    for card in cards:
+        page = article(f"book/{card['href']}")
+        asked = next(
+            p for p in page.find_all("p") if p.get_text().startswith("The question.")
+        )
+        plain = re.sub(r"\W", "", asked.get_text().removeprefix("The question."))
+        assert re.sub(r"\W", "", card.span.get_text()) == plain
+        assert int(card.small.get_text().split()[0]) > 3
+        assert (SITE / "book" / card.img["src"]).resolve().exists()
 
 
 # How many formulas are drawn, how many pictures, how much text.

@@ -1,16 +1,26 @@
-"""A map of the chapters: what builds on what, drawn from the modules' imports and from the equations that are used.
+"""The chapters at a glance: as cards, and as a map of what builds on what.
 
-It replaces `<div class="chapter-map"></div>` on a page. The map is a list, which any reader can hear and any screen can
-fold; the arcs beside it only show the same at a glance.
+`<div class="chapter-cards">names</div>` becomes a card for each: the picture that opens it, its question, and how long
+it takes to read. `<div class="chapter-map"></div>` becomes the map, drawn from the modules' imports and from the
+equations that are used. It is a list, which any reader can hear and any screen can fold; the arcs beside it only show
+the same at a glance.
 """
 
+import re
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from sphinx.application import Sphinx
 from sphinx.util.typing import ExtensionMetadata
+from tools.book import prose
 
+from functions import root
+from mathml import to_mathml
+
+CARDS = re.compile(r'<div class="chapter-cards">([\w ]+)</div>')
+QUESTION = re.compile(r"\*\*The question\.\*\* (.+)")
+WORDS_A_MINUTE = 200
 PLACE = '<div class="chapter-map"></div>'
 ROW, STEP = 68, 9  # pixels: the height of a row, and how much wider a longer arc swings
 
@@ -57,9 +67,28 @@ def draw(env: Any) -> str:
     )
 
 
+def card(app: Sphinx, name: str) -> str:
+    """A link to a chapter: its drawing, its number and title, its question, and the minutes that its prose takes."""
+    text = prose(root(app) / f"book/{name}.ipynb")
+    found = QUESTION.search(text)
+    question = re.sub(r"\*\*?(.+?)\*\*?", r"<em>\1</em>", found[1] if found else "")
+    question = re.sub(r"\$(.+?)\$", lambda formula: to_mathml(formula[1], display=False), question)
+    minutes = round(len(re.sub(r"\$\$.*?\$\$", "", text, flags=re.S).split()) / WORDS_A_MINUTE)
+    number, title = app.env.book_chapters.index(name) + 1, app.env.titles[f"book/{name}"].astext()  # type: ignore[attr-defined]
+    return (
+        f'<a class="chapter-card" href="{name}.html"><img src="../_images/chain-{name}.svg" alt="" loading="lazy" '
+        f'width="270" height="126"><strong>{number}. {escape(title)}</strong> <span>{question}</span> '
+        f"<small>{minutes} minutes to read</small></a>"
+    )
+
+
 def place(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
     if PLACE in context.get("body", ""):
         context["body"] = context["body"].replace(PLACE, draw(app.env))
+    context["body"] = CARDS.sub(
+        lambda names: f'<div class="chapter-cards">{"".join(card(app, name) for name in names[1].split())}</div>',
+        context.get("body", ""),
+    )
 
 
 def setup(app: Sphinx) -> ExtensionMetadata:
