@@ -57,7 +57,7 @@ from ddpm_nb.unet import UNet
 
 
 # %% [markdown]
-# ## An average of the weights
+# ## An average of the weights: EMA
 #
 # Each gradient step is computed from a few pictures, a few times $t$ and one draw of noise for each. So the step points only roughly where it should. Late in training the weights stop drifting and fluctuate around a good point. The mean of many fluctuating points is nearer to it than any one of them.
 #

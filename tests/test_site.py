@@ -28,6 +28,7 @@ import yaml
 from bs4 import BeautifulSoup
 from helpers import ROOT
 from PIL import Image
+from pypdf import PdfReader
 
 from tools.book import toc_files
 
@@ -232,21 +233,24 @@ def test_tables_and_folds_say_what_they_are(page: str) -> None:
 
 
 def test_every_use_of_an_equation_is_linked_back() -> None:
-    """Each link to an equation in a chapter has a way back, which stands under that equation."""
+    """From under each equation a link leads to each section that uses it, and is called by the section's number."""
     uses: dict[str, set[str]] = {}
     back: dict[str, set[str]] = {}
     for page in chapters():
         for link in article(page).select('a[href*="#equation-"]:not(.headerlink)'):
-            mark = link.find_previous("span", class_="target", id=True)
-            uses.setdefault(str(link["href"]).partition("#")[2], set()).add(
-                f"{page}#{mark['id']}"
-            )
+            section = link.find_parent("section")["id"]
+            label = str(link["href"]).partition("#")[2]
+            uses.setdefault(label, set()).add(f"{page}#{section}")
         for line in article(page).select("p.eq-uses"):
             equation = line.find_previous("div", class_="math")["id"]
             for link in line.select('a[href*="#use-"]'):
                 path, _, fragment = str(link["href"]).partition("#")
                 target = f"book/{path}" if path else page
-                back.setdefault(equation, set()).add(f"{target}#{fragment}")
+                section = soup(target).find(id=fragment).find_parent("section")
+                number = section.select_one(".section-number").get_text().strip(" .")
+                assert link.get_text() == number
+                assert link["aria-label"] == f"section {number}"
+                back.setdefault(equation, set()).add(f"{target}#{section['id']}")
     assert uses == back
     assert len(uses) > 10
 
@@ -939,6 +943,28 @@ def test_paper_shows_the_text_alone_and_whole(theme: str, tabs: dict[str, Tab]) 
     assert seen["ink"] < 0.3
 
 
+def test_pictures_that_were_not_reached_are_printed(tabs: dict[str, Tab]) -> None:
+    """They load when the reader comes near; on paper all are there."""
+    tab = tabs["served"].open("book/unet.html")
+    tab.wait_for_function(
+        "[...document.querySelectorAll('article img')].every(i => i.naturalWidth)"
+    )
+    sheets = PdfReader(io.BytesIO(tab.pdf()))
+    drawn = sum(len(sheet.images) for sheet in sheets.pages)
+    assert drawn == len(article("book/unet.html").find_all("img"))
+
+
+def test_headings_lead_by_size(tabs: dict[str, Tab]) -> None:
+    tab = tabs["served"].open("book/algorithms.html")
+    sizes = [
+        tab.evaluate(
+            f"parseFloat(getComputedStyle(document.querySelector('article {tag}')).fontSize)"
+        )
+        for tag in ("h1", "h2", "h3", "p")
+    ]
+    assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == 4
+
+
 def test_the_printed_book_is_whole() -> None:
     """`make pdf` prints one document: every page, no anchor twice, no link that leads nowhere."""
     from tools import pdf
@@ -991,7 +1017,8 @@ def test_search_returns_the_chapter(page: str, tabs: dict[str, Tab]) -> None:
     ("words", "home"),
     [
         ("attention", "book/unet.html#attention"),
-        ("average of the weights", "book/training.html#an-average-of-the-weights"),
+        ("average of the weights", "book/training.html#an-average-of-the-weights-ema"),
+        ("EMA", "book/training.html"),
         ("rate distortion", "book/evaluation.html"),
     ],
 )
@@ -1023,6 +1050,62 @@ def test_search_finds_symbols_by_name(
 ) -> None:
     assert search(tabs[way], name)[0] == home
     assert tabs[way].complaints == []
+
+
+def test_a_hit_quotes_the_section_that_says_it_and_leads_there(
+    tabs: dict[str, Tab],
+) -> None:
+    """Formulas are quoted as they are read, not with their TeX beside them."""
+    tab = tabs["served"].open("search.html?q=moving+average")
+    quote = tab.locator("#search-results li p.context").first
+    quote.wait_for()
+    link = quote.locator("a")
+    assert link.get_attribute("href").endswith(
+        "training.html#an-average-of-the-weights-ema"
+    )
+    assert "moving average" in quote.text_content()
+    tab = tabs["served"].open("search.html?q=posterior+mean")
+    tab.locator("#search-results li p.context").first.wait_for()
+    quotes = " ".join(tab.locator("#search-results li p.context").all_text_contents())
+    assert "\\bar" not in quotes and "α¯" in quotes
+
+
+# Each heading of the text, and what the contents beside it mark when it has just come up.
+BESIDE = """async () => {
+  const wrong = [];
+  for (const link of document.querySelectorAll(".page-toc a[href^='#']")) {
+    const section = document.getElementById(decodeURIComponent(link.hash.slice(1)));
+    for (const further of [0, Math.max(0, Math.min(2000, section.querySelector(":scope > section")
+        ? section.querySelector(":scope > section").offsetTop - section.offsetTop - innerHeight
+        : section.offsetHeight - innerHeight))]) {
+      scrollTo({top: section.getBoundingClientRect().top + scrollY - 200 + further, behavior: "instant"});
+      await new Promise(done => setTimeout(done, 60));
+      const near = Math.abs(section.getBoundingClientRect().top - 200 + further) < 50;  // not at the page's end
+      const marked = [...document.querySelectorAll(".page-toc a.active")].pop();
+      if (near && marked !== link) wrong.push(`${link.textContent.trim()}: ${marked?.textContent.trim()}`);
+    }
+  }
+  return wrong;
+}"""
+
+
+@pytest.mark.parametrize("page", ["book/algorithms.html", "book/notation.html"])
+def test_the_contents_beside_the_text_mark_what_is_read(
+    page: str, tabs: dict[str, Tab]
+) -> None:
+    tab = tabs["served"].open(page)
+    assert tab.evaluate(BESIDE) == []
+
+
+def test_the_page_that_is_read_is_in_sight_in_the_contents(
+    tabs: dict[str, Tab],
+) -> None:
+    for page in ("book/cifar10.html", "book/bibliography.html"):
+        tab = tabs["served"].open(page)
+        box = tab.locator(
+            ".bd-sidebar-primary li.current.active > a"
+        ).first.bounding_box()
+        assert box["y"] >= 0 and box["y"] + box["height"] <= DESK["height"]
 
 
 def test_a_link_to_an_equation_shows_it(tabs: dict[str, Tab]) -> None:

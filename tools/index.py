@@ -103,7 +103,8 @@ def page() -> str:
     names = dict(line.split(" ", 1) for line in NAMES.read_text(encoding="utf-8").splitlines())
     text = HEAD
     for chapter in dict.fromkeys(home.values()):
-        text += f"## In [{chapter}]({chapter}.ipynb)\n\n"
+        title = re.search(r"^# (.+)", texts[chapter], re.M)
+        text += f"## [{title[1] if title else chapter}]({chapter}.ipynb)\n\n"
         text += f"Section of the notes: {NOTES[chapter]}.\n\n" if chapter in NOTES else ""
         for label in (label for label, where in home.items() if where == chapter):
             text += entry(label, names[label], chapter, texts, *known.get(label, ([], "")), tests[label])

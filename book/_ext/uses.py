@@ -1,6 +1,7 @@
 """Back-links: under each labelled equation, the code that computes it and the places where it is used.
 
-A use is a link `Eq. [name](#eq-name)` in a chapter. Each gets an anchor, so that the way back leads to the sentence.
+A use is a link `Eq. [name](#eq-name)` in a chapter. Each gets an anchor, so that the way back leads to the sentence; it
+is called by the number of its section.
 """
 
 from html import escape
@@ -20,9 +21,12 @@ def note(app: Sphinx, doctree: nodes.document) -> None:
         label = str(link.get("reftarget", ""))
         if not label.startswith(("eq-", "def-")) or link.get("refdomain") == "math":
             continue
-        anchors = uses.setdefault(label, [])
-        anchors.append(f"use-{label}-{len(anchors) + 1}")
-        link.parent.insert(link.parent.index(link), nodes.target("", "", ids=anchors[-1:], names=[]))
+        found = uses.setdefault(label, {})
+        anchor, section = f"use-{label}-{len(found) + 1}", link.parent
+        while not isinstance(section, nodes.section):
+            section = section.parent
+        found[anchor] = section["ids"][0]
+        link.parent.insert(link.parent.index(link), nodes.target("", "", ids=[anchor], names=[]))
 
 
 def uses_html(translator: HTML5Translator, label: str) -> str:
@@ -34,16 +38,16 @@ def uses_html(translator: HTML5Translator, label: str) -> str:
         for name in env.book_code.get(label, [])
         if env.book_home.get(name.partition(".")[0]) == here
     ]
-    places = []
+    places: dict[str, str] = {}  # number of a section -> a link to its first use
     for chapter in env.book_chapters:
-        page, name = ("", "here") if chapter == here else (f"{chapter}.html", chapter)
-        anchors = env.metadata[f"book/{chapter}"]["uses"].get(label, [])
-        links = [
-            f'<a href="{page}#{anchor}"' + (f' aria-label="{name}, use {i}">{i}</a>' if i > 1 else f">{name}</a>")
-            for i, anchor in enumerate(anchors, start=1)
-        ]
-        places += [" ".join(links)] if links else []
-    parts = [f"{title}: {', '.join(links)}" for title, links in (("Code", code), ("Used", places)) if links]
+        numbers = env.toc_secnumbers[f"book/{chapter}"]
+        for anchor, section in env.metadata[f"book/{chapter}"]["uses"].get(label, {}).items():
+            number = ".".join(map(str, numbers.get(f"#{section}", numbers[""])))
+            page = "" if chapter == here else f"{chapter}.html"
+            places.setdefault(number, f'<a href="{page}#{anchor}" aria-label="section {number}">{number}</a>')
+    parts = [
+        f"{title}: {', '.join(links)}" for title, links in (("Code", code), ("Used in", [*places.values()])) if links
+    ]
     return f'<p class="eq-uses">{" · ".join(parts)}</p>\n' if parts else ""
 
 
