@@ -118,3 +118,13 @@ def test_a_symbol_that_leaves_the_page_or_enters_an_equation_is_found() -> None:
     assert missing(page, [("loss", "eq-new", r"\Psi = x_t")]) == [r"loss, eq-new: \Psi"]
     # A letter with several meanings has a line for each chapter that uses it.
     assert missing(page, [("vae", "eq-new", "f(x) = w_t")]) == ["vae, eq-new: f", "vae, eq-new: w"]  # fmt: skip
+
+
+def test_every_word_of_the_glossary_has_a_meaning() -> None:
+    rows = re.findall(
+        r"^\| (.+?) \| (.+?) \|(.*)\|$",
+        (PAGE.parent / "glossary.md").read_text(encoding="utf-8"),
+        re.M,
+    )
+    assert len(rows) > 40
+    assert [english for english, _, meaning in rows if not meaning.strip()] == []

@@ -223,6 +223,16 @@ def test_links_to_equations_show_the_number() -> None:
 
 
 @every_page
+def test_no_line_begins_with_the_mark_after_a_formula(page: str) -> None:
+    for formula in article(page).select("span.math"):
+        after = formula.next_sibling
+        if formula.parent.get("class") != ["joined"] and isinstance(after, str):
+            assert not re.match(r"[.,;:!?)\]’”…]", after), (
+                f"{formula.get_text()} | {after[:20]}"
+            )
+
+
+@every_page
 def test_tables_and_folds_say_what_they_are(page: str) -> None:
     # Sphinx's own index is laid out with tables, and says so.
     tables = article(page).select("table:not(.indextable)")

@@ -10,11 +10,13 @@ import re
 from base64 import b64encode
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from docutils import nodes
 from math_core import LatexError, LatexToMathML
 from sphinx.application import Sphinx
 from sphinx.locale import _
+from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util import logging
 from sphinx.util.math import get_node_equation_number
 from sphinx.util.typing import ExtensionMetadata
@@ -25,6 +27,8 @@ from uses import uses_html
 
 # Chromium does not stretch a bracket that carries a script itself, as in \bigr)^2, but does so in a row.
 BRACKET_WITH_SCRIPT = re.compile(r"(<(?:msup|msub|msubsup)>)(<mo\b[^>]*\bminsize=[^>]*>[^<]*</mo>)")
+
+MARKS = re.compile(r"[.,;:!?)\]’”…]+")
 
 FONT, FONT_CSS = "stix-two-math-subset.woff2", "math-font.css"
 
@@ -76,6 +80,8 @@ def _displayed(node: nodes.Element) -> str:
 def visit_math(translator: HTML5Translator, node: nodes.math) -> None:
     translator.body.append(translator.starttag(node, "span", "", CLASS="math notranslate nohighlight"))
     translator.body.append(_convert(node, node.astext(), display=False) + "</span>")
+    if mark := node.get("mark"):
+        translator.body[-2:] = [f'<span class="joined">{"".join(translator.body[-2:])}{mark}</span>']
     raise nodes.SkipNode
 
 
@@ -91,6 +97,20 @@ def visit_displaymath(translator: HTML5Translator, node: nodes.math_block) -> No
     if node.get("label"):
         translator.body.append(uses_html(translator, node["label"]))
     raise nodes.SkipNode
+
+
+class JoinMarks(SphinxPostTransform):
+    """Put what may not begin a line, as the full stop after a formula, into one unbroken piece with it."""
+
+    default_priority = 400
+
+    def run(self, **kwargs: Any) -> None:
+        for node in list(self.document.findall(nodes.math)):
+            after = node.next_node(descend=False, siblings=True)
+            mark = MARKS.match(after.astext()) if isinstance(after, nodes.Text) else None
+            if after is not None and mark:
+                node["mark"] = mark[0]
+                after.parent.replace(after, nodes.Text(after.astext()[mark.end() :]))
 
 
 FONT_FACE = """/* One font for mathematics, so that a page looks the same on every system: a subset of STIX Two Math
@@ -115,5 +135,6 @@ def write_font(app: Sphinx, error: Exception | None) -> None:
 def setup(app: Sphinx) -> ExtensionMetadata:
     app.add_css_file(FONT_CSS)
     app.connect("build-finished", write_font)
+    app.add_post_transform(JoinMarks)
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_displaymath, None))
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
