@@ -39,7 +39,7 @@ next.addEventListener("click", () => {
   slider.value = 0;
   start();
 });
-hero.querySelector(".hero-controls").hidden = false;
+hero.querySelector(".hero-controls").classList.remove("waiting");
 show();
 // Who wants no motion gets none, until it is asked for.
 if (matchMedia("(prefers-reduced-motion: no-preference)").matches) start();
