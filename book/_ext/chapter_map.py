@@ -6,6 +6,7 @@ equations that are used. It is a list, which any reader can hear and any screen 
 the same at a glance.
 """
 
+import json
 import re
 from html import escape
 from pathlib import Path
@@ -13,7 +14,6 @@ from typing import Any
 
 from sphinx.application import Sphinx
 from sphinx.util.typing import ExtensionMetadata
-from tools.book import prose
 
 from functions import root
 from mathml import to_mathml
@@ -69,7 +69,8 @@ def draw(env: Any) -> str:
 
 def card(app: Sphinx, name: str) -> str:
     """A link to a chapter: its drawing, its number and title, its question, and the minutes that its prose takes."""
-    text = prose(root(app) / f"book/{name}.ipynb")
+    cells = json.loads((root(app) / f"book/{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
     found = QUESTION.search(text)
     question = re.sub(r"\*\*?(.+?)\*\*?", r"<em>\1</em>", found[1] if found else "")
     question = re.sub(r"\$(.+?)\$", lambda formula: to_mathml(formula[1], display=False), question)
