@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -110,3 +111,29 @@ def test_the_stored_result_is_what_the_readme_says() -> None:
             for name, curve in run["curves"].items()
         } == run["minutes"]
     assert quality.table(said) in (ROOT / "benchmarks/README.md").read_text()
+
+
+def test_what_the_readme_says_was_measured() -> None:
+    readme = (ROOT / "README.md").read_text()
+    card = json.loads((ROOT / "benchmarks/gpu.json").read_text())
+    best = {
+        part: next(
+            row["value"]
+            for row in card["parts"][part]["rows"]
+            if row["what"] == "bf16, channels_last, compiled"
+        )
+        for part in ("training", "sampling")
+    }
+    assert card["card"] in readme
+    assert f"| {best['training']:,.0f} pictures a second |" in readme
+    assert f"| 50,000 pictures in {50_000 / best['sampling']:.0f} s |" in readme
+    said = json.loads(quality.RESULT.read_text())
+    mean, low, high = quality.ratio(said["races"])
+    assert f"| {mean:.2f} times ({low:.2f} to {high:.2f}, 95 %) |" in readme
+    assert (
+        f"to {said['target']} bits" in readme
+        and f"{len(said['races'])} seeds" in readme
+    )
+    shown = (ROOT / "book/fewer_steps.ipynb").read_text(encoding="utf-8")
+    assert re.search(r"10 second order +\+0\.1 ± +1\.1 ", shown)
+    assert "| +0.1 ± 1.1 |" in readme
