@@ -86,7 +86,7 @@ from ddpm_nb.loss import (
 # \theta \leftarrow \theta - \eta\,\nabla_\theta\,\frac1B\sum_{i=1}^{B}\bigl\lVert\varepsilon_i-\varepsilon_\theta(x_{t_i},\,t_i)\bigr\rVert^2, \qquad x_{t_i} = \sqrt{\bar\alpha_{t_i}}\,x_{0,i}+\sqrt{1-\bar\alpha_{t_i}}\,\varepsilon_i ,
 # $$ (def-training-step)
 #
-# with $B$ pictures, each with its own $t_i$ and $\varepsilon_i$. (Adam, which we use, starts from the same gradient but steps in another direction: it keeps two running means for each weight, of its slope and of the slope's square, and moves the weight by $\eta$ times the first over the square root of the second. So a weight with a small slope moves about as far as one with a large slope.)
+# with $B$ pictures, each with its own $t_i$ and $\varepsilon_i$. (Adam, which we use, starts from the same gradient and gives each weight a step of its own: Eq. [Adam](#def-adam).)
 #
 # The loop below is a generator. It hands you a record after each step and waits; whatever else should happen in training, you write in *your* loop.
 #
@@ -210,7 +210,7 @@ def train(
 # 1. $x_T\sim\mathcal N(0, I)$. Start with pure noise.
 # 2. **for** $t = T,\dots,1$ **do**. Walk back, from $T$ down to 1.
 # 3. $z\sim\mathcal N(0,I)$ if $t>1$, else $z = 0$. Fresh noise, but none at the last step: there the mean is the answer itself, and noise would only dirty it.
-# 4. $x_{t-1} = \frac{1}{\sqrt{\alpha_t}}\bigl(x_t-\frac{1-\alpha_t}{\sqrt{1-\bar\alpha_t}}\,\varepsilon_\theta(x_t,t)\bigr)+\sigma_t z$. One step back.
+# 4. $x_{t-1} = \dfrac{1}{\sqrt{\alpha_t}}\Bigl(x_t-\dfrac{1-\alpha_t}{\sqrt{1-\bar\alpha_t}}\,\varepsilon_\theta(x_t,t)\Bigr)+\sigma_t z$. One step back.
 # 5. **end for**
 # 6. **return** $x_0$. The picture.
 #
@@ -220,7 +220,7 @@ def train(
 # x_{t-1} = \mu_\theta(x_t, t) + \sigma_t\, z, \qquad \sigma_t^2 = \beta_t \ \text{ or }\ \tilde\beta_t .
 # $$ (eq-sampling-step)
 #
-# The result stands on the *left*: it is $x_{t-1}$, one step less noisy than $x_t$. Its three factors, one by one: $\frac{1-\alpha_t}{\sqrt{1-\bar\alpha_t}}$ takes away *this step's share* of the predicted noise, not all of it. $\frac{1}{\sqrt{\alpha_t}}$ undoes the shrinking of the forward step. $\sigma_t z$ adds back the doubt: where $x_t$ came from is known only up to that much, and without it, all chains would run to the same few places.
+# The result stands on the *left*: it is $x_{t-1}$, one step less noisy than $x_t$. Its three factors, one by one: $(1-\alpha_t)/\sqrt{1-\bar\alpha_t}$ takes away *this step's share* of the predicted noise, not all of it. $1/\sqrt{\alpha_t}$ undoes the shrinking of the forward step. $\sigma_t z$ adds back the doubt: where $x_t$ came from is known only up to that much, and without it, all chains would run to the same few places.
 #
 # **Clipping.** Pixels lie in $[-1, 1]$, a predicted $\hat x_0$ need not. One can compute $\hat x_0$ from the noise, clip it to $[-1, 1]$, and take the mean of the step back from the clipped picture: that is line 4 with another noise, the one that leads from the clipped picture to $x_t$. Where nothing is clipped nothing changes, by the derivation in [the loss](loss.ipynb); a check follows below. It can keep an early error from growing.
 
