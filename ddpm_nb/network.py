@@ -270,10 +270,9 @@ def adam_step(
 # %% tags=["active-ipynb"]
 # steep = torch.tensor([1.0, 1e4])
 # theta = torch.ones(2)
+# rate = 1.9e-4  # at 2e-4 it would swing for ever
 # for _ in range(500):
-#     theta = gradient_step(
-#         theta, steep * theta, 1.9e-4
-#     )  # at 2e-4 it would swing for ever
+#     theta = gradient_step(theta, steep * theta, rate)
 # print("gradient steps:", *(f"{value:8.5f}" for value in theta.tolist()))
 #
 # theta, m, v = torch.ones(2), torch.zeros(2), torch.zeros(2)

@@ -191,6 +191,18 @@ def test_average_leaves_the_model_alone() -> None:
     assert not any(w.requires_grad for w in ema.model.parameters())
 
 
+def test_a_start_is_the_average_s_too(pictures: Tensor) -> None:
+    trainer, other = (
+        Trainer(config(seed=1), pictures),
+        Trainer(config(seed=2), pictures),
+    )
+    assert not torch.equal(weights(trainer.model), weights(other.model))
+    trainer.start_from(other.model)
+    for mine in (trainer.model, trainer.ema.model):
+        assert torch.equal(weights(mine), weights(other.model))
+    assert not trainer.optimizer.state
+
+
 @pytest.mark.parametrize("short", [torch.float16, torch.bfloat16])
 def test_the_average_of_short_numbers_is_long(short: torch.dtype) -> None:
     """Late in a run each update moves the average by less than a short number's step: it would stand still."""
