@@ -724,6 +724,14 @@ def sample(
 # %% [markdown]
 # **Figure.** Chains of 1 to 1,000 steps with their perfect networks, and the data. One step gives the average of everything, where there are no data at all.
 #
+# <div class="live" data-figure="ring">
+#
+# **Guess first.** Take the fresh noise $z$ away, and leave all else as it is. Where will 300 points end? Then pull the marked point to another start: does it end in the bump next to where it began?
+#
+# **What to see.** Without $z$ the points crowd in too small a space, however good the network. With it the end is hardly decided by the start. Few evaluations leave points outside the circles, and more of them with the large variance than with $\sigma^{*2}$. A mistake that shows with 50 evaluations can hardly be seen with 1,000.
+#
+# </div>
+#
 # One jump gives almost exactly the *mean* of all data, whatever the noise was: seen from pure noise, every data point is possible, and the best single answer is the average. Steps in between let each chain make up its mind.
 #
 # ## A network that learns the same
@@ -756,6 +764,10 @@ def sample(
 # Algorithm 1 trains it, with a learning rate that falls along half a cosine.
 
 # %% tags=["active-ipynb"]
+# import os
+#
+# from safetensors.torch import save_file
+#
 # torch.manual_seed(0)
 # net = PlaneNet()
 # points = ring.sample(50_000, generator)
@@ -773,6 +785,10 @@ def sample(
 # losses = torch.stack(losses)
 # assert losses[-500:].mean() < 0.5 * losses[0]
 # print(f"loss: first {losses[0]:.2f}, mean of the last 500 {losses[-500:].mean():.2f}")
+# if (
+#     os.environ.get("DDPM_NB_WRITE_WEIGHTS") == "1"
+# ):  # `make execute`: for the live figure
+#     save_file(net.state_dict(), "weights/plane.safetensors")
 
 # %% [markdown]
 # How far is the learned network from the perfect one? Measure the mean squared distance $\lVert\varepsilon_\theta-\varepsilon^*\rVert^2$ at some $t$, per coordinate and on 20,000 points, and put it beside the floor: the error that even $\varepsilon^*$ makes, which the grid has given at every $t$.
@@ -951,7 +967,6 @@ def drop_labels(
 
 # %% mystnb={"image": {"alt": "Training loss on the digits against the step, on a logarithmic scale: it falls steeply in the first 200 steps and then more and more slowly, without an end in sight, to about 0.11."}} tags=["active-ipynb", "nbval-ignore-output"]
 # import copy
-# import os
 # import time
 #
 # from sklearn.datasets import load_digits

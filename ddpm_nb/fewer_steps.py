@@ -538,6 +538,14 @@ def ddim_sample(
 # %% [markdown]
 # **Figure.** Eight chains of each kind. Algorithm 2 jitters and finds both bumps. Without $z$ all meet in one place. DDIM has no $z$ either, and its curves fan out to both bumps.
 #
+# <div class="live" data-figure="paths">
+#
+# **Guess first.** Turn $\eta$ from 1 down to 0. The paths become smooth: does the share of walks that end in the left bump change with them?
+#
+# **What to see.** Jagged or smooth, with enough evaluations as many walks end in each bump. At $\eta = 0$ the start alone decides, and the dashed way back up leads to where the walk began; the more evaluations, the closer.
+#
+# </div>
+#
 # ### A step is a turn
 #
 # At $\eta = 0$ the step has a plain picture. Take the angle from [the loss](loss.ipynb): $\cos\varphi_t = \sqrt{\bar\alpha_t}$ and $\sin\varphi_t = \sqrt{1-\bar\alpha_t}$. It grows from $\varphi_0 = 0$ to nearly a right angle. The network's guesses of picture, noise and velocity are tied together by $\hat x_0 = \cos\varphi_t\,x_t-\sin\varphi_t\,\hat v$ and $\hat\varepsilon = \sin\varphi_t\,x_t+\cos\varphi_t\,\hat v$. Put them into Eq. [DDIM step](#eq-ddim-step), whose $\sigma$ is 0:
@@ -1107,6 +1115,14 @@ def analytic(x_0_error: Mapping[int, float]) -> Rule:
 
 # %% [markdown]
 # **Figure.** DDIM with 1 to 500 steps, from the same noise in each column. From 10 steps on the columns hardly change.
+#
+# <div class="live" data-figure="digits">
+#
+# **Guess first.** This is the network of the chapter, at work in your browser. Look at $\hat x_0$, what is left when the noise that was found is taken away: at which $t$ can you say which digit it will be? And is the finished digit one of the training pictures?
+#
+# **What to see.** $\hat x_0$ begins as a blur, the mean of all digits, and takes its shape early; the last steps only clean it. It stays at a distance from all training pictures, unless the noise comes from the network that recites.
+#
+# </div>
 #
 # From 10 steps on, most noises become the same picture as with 500, to less than a grey level (0.125, root mean square): the rows follow one curve, with coarser or finer steps. With fewer steps more of the walks end elsewhere, and even with 20 or 50 one in many does: a curve that passes close to the border between two pictures needs fine steps. (A single step does worse than the theory says, and shows speckle instead of a mean: at $t = T$ of the cosine schedule, $\hat x_0$ multiplies the network's error by $\sqrt{(1-\bar\alpha_T)/\bar\alpha_T}$, a factor of about 10,000. Two steps are enough to mend it.)
 #

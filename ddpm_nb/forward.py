@@ -527,6 +527,14 @@ def q_sample(x_0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) ->
 # %% [markdown]
 # **Figure.** The same digit, the same noise, three schedules. The last column is where sampling will start. With $T = 100$ the digit still shows through there.
 #
+# <div class="live" data-figure="forward">
+#
+# **Guess first.** Take 100 steps in the place of 1,000, and leave the two ends of $\beta$ as they are. How much of the digit is left at the end? And which last $\beta$ makes it go?
+#
+# **What to see.** The digit, the two bumps and the curve follow one number, $\bar\alpha_t$. With 100 steps it ends at 0.36, and the digit never goes; ten times the last $\beta$ brings it to nearly 0.
+#
+# </div>
+#
 # Linear and cosine both arrive. They differ on the way: the linear schedule spends its last third on pictures in which nothing is left to see, while the cosine schedule spreads the loss of detail over the whole range. Nichol and Dhariwal found that this matters most for small pictures; this book follows them with its 8×8 digits.
 #
 # ## Where people slip

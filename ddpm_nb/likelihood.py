@@ -316,6 +316,14 @@ def gaussian_kl_full(
 # %% [markdown]
 # **Figure.** The same data, fitted by one bell in both directions of the divergence. Look between the bumps: the blue bell is highest where there are hardly any data. The orange bell leaves the small bump out.
 #
+# <div class="live" data-figure="likelihood">
+#
+# **Guess first.** Put the bell on the large bump, and make it as wide. Which of the two divergences is small there, and what does the other one pay for?
+#
+# **What to see.** $\mathrm{KL}(\text{data}\,\|\,\text{bell})$ pays wherever the data are and the bell is not: it grows to a large number as soon as one bump is left out. The other pays wherever the bell is and the data are not.
+#
+# </div>
+#
 # The covering bell has the mean and the variance of the data: $0.7\cdot 2 - 0.3\cdot 2 = 0.8$ and $0.25 + 4 - 0.64 = 3.61 = 1.9^2$. For one bell, maximum likelihood is moment matching: the mean of $\log\mathcal N(x;\mu,\sigma^2)$ over the data is $-\tfrac12\bigl[\log 2\pi\sigma^2 + (\operatorname{Var}[x]+(\mathbb E[x]-\mu)^2)/\sigma^2\bigr]$, and setting its derivatives to zero gives $\mu = \mathbb E[x]$ and $\sigma^2 = \operatorname{Var}[x]$.
 #
 # The bell on the *small* bump is a minimum of the reversed divergence too, but a worse one: it costs $-\log 0.3 = 1.20$ nats, the bell on the large bump $-\log 0.7 = 0.36$. Why? Where the bell has its mass, the data's density is $0.3$ times the bell (the other bump is far away). So $\log(\text{bell}/\text{data}) = -\log 0.3$ there, and the divergence is the mean of it.

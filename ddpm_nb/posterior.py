@@ -376,6 +376,14 @@ def optimal_noise(
 # %% [markdown]
 # **Figure.** Where was the walk before $x_t = 0.1$ (▲), when nobody knows its start? Blue: the truth. Dashed: the bell with the same mean and variance. After a small step the two can hardly be told apart.
 #
+# <div class="live" data-figure="posterior">
+#
+# **Guess first.** Make $\beta$ smaller and smaller. At which $\beta$ do the two humps become one? And is that $\beta$ the same for data that are sharper?
+#
+# **What to see.** The true step back is a product: where the data may be, times from where $x_t$ can be reached. As soon as the second factor is narrower than the distance of the bumps, it decides alone, and it is a bell. Sharper data need a smaller $\beta$.
+#
+# </div>
+#
 # After a big step there are two places from which $x_t = 0.1$ may have come, and no bell describes that. After a small step the past lies close by, and a bell fits far better. The reason: as a function of $x_{t-1}$, the factor $q(x_t\mid x_{t-1})$ is a bell of width about $\sqrt{\beta}$. Over so short a distance $\log q(x_{t-1})$ is nearly a straight line, and a straight line added to the exponent of a bell moves the bell and leaves its width alone (complete the square). **This is why diffusion takes many small steps:** each step back may then be a simple normal distribution, and a network needs to find only its mean.
 #
 # How small is small? $\sqrt\beta$ must be short against the distance over which the slope of $\log q(x_{t-1})$ changes. For the sharp bumps themselves even $\beta = 0.02$ is too large: halfway between them the step back has two humps, and the last divergence above is large. That is one reason why schedules begin with tiny steps.
