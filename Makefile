@@ -1,6 +1,6 @@
 # Every command of the book. `make` alone lists them. Works with GNU make 3.81, which macOS still ships.
 .DEFAULT_GOAL := help
-.PHONY: help setup book test sync execute html pdf serve check bench gpu mutants standalone bench-site links spelling package lock address clean
+.PHONY: help setup book test sync execute html pdf serve check bench gpu mutants standalone bench-site bench-live links spelling package lock address clean
 
 # The first of these that is new enough makes .venv; 3.14 comes last because it is newer than those that the tests run on.
 PYTHON ?= python3
@@ -126,6 +126,9 @@ standalone: setup ## run each notebook alone, in an empty folder, with what Cola
 
 bench-site: html ## bytes and times of the site against jupyter-book's stock build (npm fetches MathJax)
 	@$(PY) -m benchmarks.site
+
+bench-live: html ## the live figures: long tasks, 64 digits, and Firefox beside Chromium (npm fetches puppeteer-core)
+	@$(PY) -m benchmarks.live
 
 links: setup ## ask every address on other hosts that the pages name (needs the network)
 	$(COPY)

@@ -350,7 +350,7 @@ def test_a_sheet_of_64_digits_is_drawn(tab: Tab) -> None:
     place = alive(tab, "digits", "?digits.steps=0&digits.method=multistep")
     place.get_by_role("button", name="Draw 64").click()
     tab.page.wait_for_function(
-        "document.querySelector('.live-told')?.textContent.includes('64 pictures, 5 network')"
+        "document.querySelector('.live-sheets p')?.textContent.includes('64 pictures, 5 network')"
     )
     sheet = place.locator(".live-sheet canvas")
     assert sheet.count() == 64

@@ -8,6 +8,7 @@ ddpm.figures.digits = async place => {
   const SHEET = 64, COUNTS = [5, 10, 20, 50, 100, T], drive = ddpm.driver(place), sheetDrive = ddpm.driver(place);
   let records = [], stop;
 
+  const samplers = { algorithm2: "Algorithm 2", ddim: "DDIM", multistep: "second order" };
   const labels = { "": "none", ...Object.fromEntries(ddpm.range(config.num_classes, k => [k, k])) };
   const walk = ({ method, steps, label, guidance, model, seed }, count) => {
     const ask = model === "network" ? ddpm.inTurn(network, n, label === "" ? null : Number(label), guidance) : ddpm.recitingNoise(training, schedule);
@@ -22,7 +23,7 @@ ddpm.figures.digits = async place => {
       stop?.();
       stop = ddpm.play(4, share => view.set({ place: Math.round(100 * share) / 100 }));
     }),
-    method: choice("sampler", { algorithm2: "Algorithm 2", ddim: "DDIM", multistep: "second order" }, "ddim"),
+    method: choice("sampler", samplers, "ddim"),
     steps: slider("network evaluations", 0, COUNTS.length - 1, 1, 2, v => String(COUNTS[v])),
     label: choice("digit to ask for", labels, ""),
     guidance: slider("guidance w, with a label", 0, 4, 0.25, 0, v => v.toFixed(2)),
@@ -64,20 +65,26 @@ ddpm.figures.digits = async place => {
     view.numbers(rows);
   }
 
-  const sheet = make("div", { className: "live-sheet" }), tiles = ddpm.range(SHEET, i => picture(sheet, `digit ${i + 1}`, size, config.in_channels));
-  const told = make("p", { className: "live-told", role: "status" });
+  // The last two sheets stand side by side: of one seed they begin at the same noises.
+  const sheets = make("div", { className: "live-sheets" });
 
   async function many() {
-    view.stage.append(sheet, told);
-    const start = performance.now(), state = { ...view.state };
+    const state = { ...view.state }, told = make("p", { role: "status" }), grid = make("div", { className: "live-sheet" });
+    const tiles = ddpm.range(SHEET, i => picture(grid, `digit ${i + 1}`, size, config.in_channels));
+    const paint = x => tiles.forEach((tile, i) => tile.paint(x.subarray(i * n, (i + 1) * n)));
+    const title = (state.model === "network" ? "" : "reciting, ") + samplers[state.method] + (state.label && ` asked for ${state.label}`);
+    view.stage.append(sheets);
+    sheets.append(make("div", {}, told, grid));
+    while (sheets.children.length > 2) sheets.firstChild.remove();
+    const start = performance.now();
     let done = 0, last;
-    const all = await sheetDrive(walk(state, SHEET), ({ x, x0 }) => {
-      last = x;
-      tiles.forEach((tile, i) => tile.paint(x0.subarray(i * n, (i + 1) * n)));
-      told.textContent = `step ${++done} of ${COUNTS[state.steps]}`;
+    const all = await sheetDrive(walk(state, SHEET), record => {
+      last = record.x;
+      paint(record.x0);
+      told.textContent = `${title}: step ${++done} of ${COUNTS[state.steps]}`;
     });
     if (!all) return;
-    tiles.forEach((tile, i) => tile.paint(last.subarray(i * n, (i + 1) * n)));
-    told.textContent = `${SHEET} pictures, ${done} network evaluations each, in ${((performance.now() - start) / 1000).toFixed(1)} s on this machine.`;
+    paint(last);
+    told.textContent = `${title}: ${SHEET} pictures, ${done} network evaluations each, in ${((performance.now() - start) / 1000).toFixed(1)} s.`;
   }
 };

@@ -7,6 +7,7 @@ ddpm.figures.forward = place => {
   const noise = Array.from(ddpm.counterNoise(0, 64, 0));
   const bumps = { weights: [0.3, 0.7], means: [[-1], [1]], stds: [0.15, 0.15] };
   const grid = ddpm.range(241, i => i / 40 - 3);
+  const verdict = left => left > 0.02 ? "the digit is still there" : left > 1e-3 ? "a trace of the digit" : "nothing can be seen";
   const lengths = [10, 20, 50, 100, 200, 500, 1000];
 
   const view = panel(place, {
@@ -35,7 +36,7 @@ ddpm.figures.forward = place => {
       ["√ᾱ_t, what is left of the digit", digits(signal)],
       ["√(1 − ᾱ_t), how wide the noise is", digits(spread)],
       ["signal-to-noise ratio", digits(alphaBar[t] / (1 - alphaBar[t]))],
-      ["ᾱ_T, at the end", `${digits(alphaBar[T])}: ${alphaBar[T] < 1e-3 ? "nothing can be seen" : "the digit is still there"}`],
+      ["ᾱ_T, at the end", `${digits(alphaBar[T])}: ${verdict(alphaBar[T])}`],
     ]);
   });
 

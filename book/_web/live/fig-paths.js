@@ -28,14 +28,17 @@ ddpm.figures.paths = place => {
       if (!crowd || [...changed].some(key => key !== "start")) crowd = yield* walk(ddpm.counterNoise(seed, 1, T, N, 1), 1);
       const mine = yield* walk(Float64Array.of(start), 0);
       const up = eta ? null : yield* walk(mine.at(-1), 0, ddpm.ddim(), [...times].reverse().map(t => t || 0));
-      finish(times, mine, up);
+      yield* finish(times, mine, up);
     };
     await drive(all());
   });
 
-  function finish(times, mine, up) {
+  function* finish(times, mine, up) {
     const xs = times.map(t => T - t);
-    paths.forEach((draw, n) => draw(xs, crowd.map(x => x[n])));
+    for (const [n, draw] of paths.entries()) {
+      draw(xs, crowd.map(x => x[n]));
+      yield;
+    }
     marked(xs, mine.map(x => x[0]));
     back(up ? [...xs].reverse() : [], up ? up.map(x => x[0]) : []);
     start(0, mine[0][0]);
@@ -57,8 +60,8 @@ ddpm.figures.paths = place => {
   const ways = plot(view.stage, { x: [0, T], y: [-3.2, 3.2], height: 200, ticks: [[0, "t = 1000", "start"], [500, "500"], [T, "0", "end"]], label: "walks" });
   const paths = ddpm.range(DRAWN, () => ways.line("thin data")), marked = ways.line("noise"), back = ways.line("model dashed"), start = ways.dot("noise");
   ways.drag((x, y) => view.set({ start: Math.round(20 * y) / 20 }));
-  const ends = plot(view.stage, { x: [-2.5, 2.5], y: [0, 3], height: 120, ticks: [-2, -1, 0, 1, 2], xlabel: "x_0", label: "where 400 walks end, and the data's density" });
+  const ends = plot(view.stage, { x: [-2.5, 2.5], y: [0, 3.8], height: 120, ticks: [-2, -1, 0, 1, 2], xlabel: "x_0", label: "where 400 walks end, and the data's density" });
   const histogram = ends.area("data");
   ends.line("muted")(grid, grid.map(x => Math.exp(logProb(bumps, [x]))));
-  ends.text("muted", -2.4, 2.6, "line: the data");
+  ends.text("muted", -2.4, 3.3, "line: the data");
 };

@@ -20,6 +20,7 @@ ddpm.figures.posterior = place => {
     truth(xs, shown.map(i => found.back[i] / top));
     bell(xs, shown.map(i => found.bell[i] / top));
     marks.forEach(mark => mark({ x: x_t }));
+    here(x_t + 0.06, 0.06, "x_t");
     const humps = found.back.filter((y, i, all) => i && i + 1 < all.length && y > all[i - 1] && y >= all[i + 1] && y > 1e-6 * top).length;
     below.describe(`The true step back has ${humps === 1 ? "one hump" : `${humps} humps`}; the bell has mean ${found.mean.toFixed(2)}.`);
     view.numbers([
@@ -38,6 +39,6 @@ ddpm.figures.posterior = place => {
   const truth = below.area("data"), bell = below.line("model dashed");
   below.text("data", -2.4, 1.12, "their product: the true step back");
   below.text("model", 2.4, 1.12, "dashed: its bell", "end");
-  const marks = [above.rule("muted"), below.rule("muted")];
+  const here = above.text("muted", 0, 0, ""), marks = [above.rule("muted"), below.rule("muted")];
   [above, below].forEach(each => each.drag(x => view.set({ x_t: Math.round(50 * x) / 50 })));
 };

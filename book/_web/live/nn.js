@@ -53,25 +53,29 @@ globalThis.ddpm = Object.assign(globalThis.ddpm ?? {}, (() => {
   // A picture is {data, C, H, W}; its channels lie one after another.
   const like = (picture, data) => ({ ...picture, data });
 
-  // Convolution with a 3×3 or 1×1 kernel. `pads` are the rows of zeros above and below, and so at the left and right.
+  // Convolution with a 3×3 or 1×1 kernel, a row of the kernel at a time. `pads` are the rows of zeros above and below, and
+  // so at the left and right. In 64 bits, which JavaScript adds faster than 32.
   function convolve({ data: x, C, H, W }, { shape: [out, , k], data: weight }, { data: bias }, stride = 1, pads = [k >> 1, k >> 1]) {
     const [above, below] = pads, wide = W + above + below, tall = H + above + below;
-    const padded = new Float32Array(C * tall * wide);
+    const padded = new Float64Array(C * tall * wide + 2);
     for (let c = 0; c < C; c++) {
       for (let row = 0; row < H; row++) {
         padded.set(x.subarray((c * H + row) * W, (c * H + row + 1) * W), (c * tall + row + above) * wide + above);
       }
     }
     const h = Math.floor((tall - k) / stride) + 1, w = Math.floor((wide - k) / stride) + 1;
-    const data = new Float32Array(out * h * w);
+    const data = new Float64Array(out * h * w);
     for (let o = 0; o < out; o++) {
       data.fill(bias[o], o * h * w, (o + 1) * h * w);
       for (let c = 0; c < C; c++) {
-        for (let tap = 0; tap < k * k; tap++) {
-          const factor = weight[(o * C + c) * k * k + tap], start = (c * tall + Math.floor(tap / k)) * wide + tap % k;
+        for (let i = 0; i < k; i++) {
+          const at = ((o * C + c) * k + i) * k, [one, two, three] = k === 3 ? [weight[at], weight[at + 1], weight[at + 2]] : [weight[at], 0, 0];
           for (let row = 0; row < h; row++) {
-            const to = (o * h + row) * w, from = start + row * stride * wide;
-            for (let column = 0; column < w; column++) data[to + column] += factor * padded[from + column * stride];
+            const to = (o * h + row) * w, from = (c * tall + row * stride + i) * wide;
+            for (let column = 0; column < w; column++) {
+              const p = from + column * stride;
+              data[to + column] += one * padded[p] + two * padded[p + 1] + three * padded[p + 2];
+            }
           }
         }
       }
