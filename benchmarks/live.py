@@ -43,7 +43,7 @@ def open_figure(chromium: Browser, figure: str, query: str = "") -> Page:
 
 
 def longest_task(chromium: Browser, figure: str) -> float:
-    """Return the longest task, in ms, while every slider of a figure goes 30 steps to and fro; 0 if none is over 50."""
+    """Return the longest task, in ms, while each slider goes 15 steps down and up; 0 if none is over 50."""
     page = open_figure(chromium, figure)
     page.evaluate(WATCH)
     sliders = page.locator(f"[data-figure={figure}] input[type=range]:enabled")

@@ -19,6 +19,7 @@ from torch.testing import assert_close
 from ddpm_nb import (
     CounterNoise,
     GaussianMixture,
+    Guided,
     Schedule,
     UNet,
     ancestral,
@@ -352,6 +353,23 @@ def test_the_digits_network_answers_as_torch_s() -> None:
     for (t, y), noise in zip(asked, found, strict=True):
         label = None if y is None else torch.tensor([y])
         close(noise, page(x, torch.tensor([t]), label).flatten(), rtol=0, atol=1e-4)
+
+
+def test_guidance_is_python_s() -> None:
+    page = UNet.digits()
+    page.load_state_dict(load_file(live.WEIGHTS / "digits.safetensors"))
+    page = rounded(page)
+    x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    found = node(
+        """const {config, weights} = ddpm.networks.digits;
+        const ask = ddpm.inTurn(ddpm.unet(config, ddpm.unpack(weights)), 64, 7, 2.5)(given.x, 250);
+        let step;
+        do step = ask.next(); while (!step.done);
+        return [...step.value];""",
+        "digits", x=x.flatten().tolist(),
+    )  # fmt: skip
+    truth = Guided(page, torch.tensor([7, 7]), 2.5)(x, torch.tensor([250, 250]))
+    close(found, truth.flatten(), rtol=0, atol=1e-4)
 
 
 def test_another_network_answers_as_torch_s() -> None:
