@@ -726,9 +726,13 @@ def sample(
 #
 # <div class="live" data-figure="ring">
 #
-# **Guess first.** Take the fresh noise $z$ away, and leave all else as it is. Where will 300 points end? Then pull the marked point to another start: does it end in the bump next to where it began?
+# **Guess first.** Take the fresh noise $z$ away, and leave all else as it is. Where will 300 points end at $t = 0$? Then pull the marked point to another start: does it end in the bump next to where it began?
 #
-# **What to see.** Without $z$ the points crowd in too small a space, however good the network. With it the end is hardly decided by the start. Few evaluations leave points outside the circles, and more of them with the large variance than with $\sigma^{*2}$. A mistake that shows with 50 evaluations can hardly be seen with 1,000.
+# <details><summary>What to see</summary>
+#
+# Without $z$ all points end close to one place in one bump, however good the network. With it the end is hardly decided by the start: the same $z$ takes the marked point to the same bump from nearly everywhere, and new noise takes it elsewhere. Few evaluations leave points outside the circles (three standard deviations of each bump). The forgotten root shows with 50 evaluations and still more with 1,000; the other two mistakes cannot be seen, and need the tests of this chapter.
+#
+# </details>
 #
 # </div>
 #

@@ -542,7 +542,11 @@ def ddim_sample(
 #
 # **Guess first.** Turn $\eta$ from 1 down to 0. The paths become smooth: does the share of walks that end in the left bump change with them?
 #
-# **What to see.** Jagged or smooth, with enough evaluations as many walks end in each bump. At $\eta = 0$ the start alone decides, and the dashed way back up leads to where the walk began; the more evaluations, the closer.
+# <details><summary>What to see</summary>
+#
+# Jagged or smooth, with enough evaluations the same 30 % end in the left bump, up to the chance of 400 draws. At $\eta = 0$ the start alone decides, and the dashed way back up leads to where the walk began: the closer, the more evaluations, from 5 on.
+#
+# </details>
 #
 # </div>
 #
@@ -1118,9 +1122,13 @@ def analytic(x_0_error: Mapping[int, float]) -> Rule:
 #
 # <div class="live" data-figure="digits">
 #
-# **Guess first.** This is the network of the chapter, at work in your browser. Look at $\hat x_0$, what is left when the noise that was found is taken away: at which $t$ can you say which digit it will be? And is the finished digit one of the training pictures?
+# **Guess first.** This is the network of the chapter, at work in your browser. Look at $\hat x_0$, what is left when the noise that was found is taken away: at which $t$ can you say which digit it will be? And is the finished digit one of the training pictures? ([The chapter on the algorithms](algorithms.ipynb) explains guidance, and the network that recites its training set.)
 #
-# **What to see.** $\hat x_0$ is a blur at first, near the mean of all digits, and takes its shape early; the last steps only clean it. (The very first $\hat x_0$ is black and white: near $T$ a small error of the network becomes a large one.) It stays at a distance from all training pictures, unless the noise comes from the network that recites. And draw 64 with DDIM, then with the second order, at 5 evaluations each: the same noises become almost the same digits, and the second order's strokes are clearer.
+# <details><summary>What to see</summary>
+#
+# $\hat x_0$ is a blur at first, near the mean of all digits, and takes its shape in the middle of the walk; the last steps only clean it. (The very first $\hat x_0$ is black and white: near $T$ a small error of the network becomes a large one.) It stays at a distance from all training pictures, unless the noise comes from the network that recites. And choose 5 evaluations, draw 64 with DDIM, then with the second order: the same noises become mostly the same digits, and the second order's strokes are clearer.
+#
+# </details>
 #
 # </div>
 #

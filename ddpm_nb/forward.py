@@ -531,7 +531,11 @@ def q_sample(x_0: Tensor, t: int | Tensor, noise: Tensor, schedule: Schedule) ->
 #
 # **Guess first.** Take 100 steps in the place of 1,000, and leave the two ends of $\beta$ as they are. How much of the digit is left at the end? And which last $\beta$ makes it go?
 #
-# **What to see.** The digit, the two bumps and the curve follow one number, $\bar\alpha_t$. With 100 steps it ends at 0.36, and the digit never goes; ten times the last $\beta$ brings it to nearly 0.
+# <details><summary>What to see</summary>
+#
+# The digit, the two bumps and the curve follow one number, $\bar\alpha_t$. With 100 steps it ends at 0.36, and the digit never goes; a last $\beta$ of 0.14, seven times as large, brings it below 0.001.
+#
+# </details>
 #
 # </div>
 #

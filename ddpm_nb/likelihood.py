@@ -320,7 +320,11 @@ def gaussian_kl_full(
 #
 # **Guess first.** Put the bell on the large bump, and make it as wide. Which of the two divergences is small there, and what does the other one pay for?
 #
-# **What to see.** $\mathrm{KL}(\text{data}\,\|\,\text{bell})$ pays wherever the data are and the bell is not: it grows to a large number as soon as one bump is left out. The other pays wherever the bell is and the data are not.
+# <details><summary>What to see</summary>
+#
+# $\mathrm{KL}(\text{data}\,\|\,\text{bell})$ pays wherever the data are and the bell is not: 9 nats, nearly all of them for the small bump that is left out. (A wider bell pays less.) The other, 0.36 here, pays wherever the bell is and the data are not.
+#
+# </details>
 #
 # </div>
 #

@@ -118,7 +118,7 @@ def test_the_step_back_s_numbers_are_python_s(tab: Tab) -> None:
     place = alive(tab, "posterior")
     press(place, "where the walk is now", "ArrowLeft", 4)
     press(place, "how large the step", "ArrowLeft", 10)
-    place.page.wait_for_function("location.search.includes('posterior.x_t=0.02')")
+    place.page.wait_for_function("location.search.includes('posterior.beta=-0.15')")
     beta = 10**-0.15
     before = noised_mixture(PAIR, 100, LINEAR)
     grid = torch.linspace(-4, 4, 16_001, dtype=torch.float64)
@@ -205,10 +205,12 @@ def test_a_figure_comes_to_life_from_a_file(figure: str, browser: Any) -> None:
     assert tab.foreign == []
     body = place.locator(".live-body")
     assert body.is_visible()
-    # A question before, and what to see after it.
-    first, last = place.locator("> p").first, place.locator("> p").last
-    assert first.inner_text().startswith("Guess first.")
-    assert last.inner_text().startswith("What to see.")
+    # A question before it; what is to be seen stands folded after it.
+    assert place.locator("> p").first.inner_text().startswith("Guess first.")
+    answer = place.locator("> details:last-child")
+    assert not answer.locator("p").is_visible()
+    answer.locator("summary").click()
+    assert answer.locator("p").is_visible()
     tab.context.close()
 
 
@@ -262,9 +264,9 @@ def test_a_seed_has_one_picture_and_nothing_moves_by_itself(
     assert len(set(pictures)) == 1
 
 
-@pytest.mark.parametrize("figure", ["ring", "digits"])
+@pytest.mark.parametrize("figure, end", [("ring", ""), ("digits", "?digits.place=1")])
 def test_play_goes_to_the_end_at_once_where_motion_is_unwelcome(
-    figure: str, tab: Tab
+    figure: str, end: str, tab: Tab
 ) -> None:
     place = alive(tab, figure)
     press(place, "step of the walk", "Home", 1)
@@ -275,10 +277,10 @@ def test_play_goes_to_the_end_at_once_where_motion_is_unwelcome(
         window.visited.push(String(how[2])); replace.apply(history, how); }; }"""
     )
     place.get_by_role("button", name="Play").click()
-    place.page.wait_for_function(f"location.search.endsWith('{figure}.place=1')")
+    place.page.wait_for_function(f"location.search === '{end}'")
     assert place.evaluate(PICTURE) != early
     visited = tab.page.evaluate("window.visited")
-    assert visited and all(url.endswith("place=1") for url in visited)
+    assert visited and all(url.endswith(f".html{end}") for url in visited)
 
 
 @every_figure

@@ -5,8 +5,8 @@
   const NEEDS = { ring: ["nn"], digits: ["nn"] };  // besides what every figure needs
   // How high each figure is where it has two columns, and where it has one: room is kept, so that nothing jumps.
   const ROOM = {
-    likelihood: [350, 480], forward: [655, 915], posterior: [430, 585], ring: [615, 1075], paths: [470, 665],
-    digits: [570, 1010],
+    likelihood: [350, 492], forward: [655, 924], posterior: [430, 596], ring: [585, 1068], paths: [498, 700],
+    digits: [635, 1052],
   };
   const scripts = {};
 

@@ -12,9 +12,9 @@ ddpm.figures.forward = place => {
 
   const view = panel(place, {
     t: slider("how far, t / T", 0, 1, 0.01, 0.3, v => v.toFixed(2)),
-    schedule: choice("schedule", { linear: "linear", cosine: "cosine" }, "linear"),
+    schedule: choice("schedule", [["linear", "linear"], ["cosine", "cosine"]], "linear"),
     T: slider("number of steps T", 0, lengths.length - 1, 1, lengths.length - 1, v => String(lengths[v])),
-    first: slider("first β (linear)", -5, -0.5, 0.1, -4, v => (10 ** v).toPrecision(2)),
+    first: slider("first β (linear)", -5, -2, 0.1, -4, v => (10 ** v).toPrecision(2)),
     last: slider("last β (linear)", 0.01, 0.99, 0.01, 0.02, v => v.toFixed(2)),
   }, state => {
     const T = lengths[state.T], t = Math.round(state.t * T);
@@ -55,6 +55,6 @@ ddpm.figures.forward = place => {
   const normal = two.line("noise");
   normal(grid, grid.map(x => Math.exp(ddpm.gaussianLogProb(x, 0, 1))));
   two.text("muted", -2.9, 1.75, "data: grey");
-  two.text("data", 0, 1.75, "x_t", "middle");
+  two.text("data", -0.4, 1.75, "x_t: blue", "middle");
   two.text("noise", 2.9, 1.75, "pure noise: line", "end");
 };

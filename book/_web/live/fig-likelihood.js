@@ -33,6 +33,7 @@ ddpm.figures.likelihood = place => {
   });
   prices.rule("muted")({ y: 0 });
   const forwardPrice = prices.area("data"), reversePrice = prices.area("noise");
+  prices.text("muted", 0, -0.4, "the area of a colour is its KL; below zero it counts negative", "middle");
   prices.text("data", -5.4, 1.75, "data · log(data / bell)");
   prices.text("noise", 5.4, 1.75, "bell · log(bell / data)", "end");
 };

@@ -12,7 +12,7 @@ ddpm.figures.paths = place => {
     eta: slider("η, how much fresh noise", 0, 1, 0.05, 1, v => v.toFixed(2)),
     steps: slider("network evaluations S", 0, COUNTS.length - 1, 1, 4, v => String(COUNTS[v])),
     start: slider("start of the marked walk, x_T", -2.5, 2.5, 0.05, 0.2, v => v.toFixed(2)),
-    seed: seed(),
+    seed: seed(1),
   }, async ({ eta, steps, start, seed }, changed) => {
     const times = ddpm.timesteps(T, COUNTS[steps]);
     const walk = function* (x, picture, rule = ddpm.ddim(eta), along = times) {
@@ -53,12 +53,19 @@ ddpm.figures.paths = place => {
     view.numbers([
       ["the marked walk ends at", digits(mine.at(-1)[0])],
       ["and back up again, η = 0", up ? `${digits(up.at(-1)[0])} (it began at ${mine[0][0].toFixed(2)})` : "fresh noise has no way back"],
-      ["in the left bump (data: 30 %)", `${(100 * left).toFixed(0)} % of ${N} walks`],
+      ["in the left bump (data: 30 %)", `${(100 * left).toFixed(0)} ± ${(100 * Math.sqrt(left * (1 - left) / N)).toFixed(0)} % of ${N} walks`],
     ]);
   }
 
-  const ways = plot(view.stage, { x: [0, T], y: [-3.2, 3.2], height: 200, ticks: [[0, "t = 1000", "start"], [500, "500"], [T, "0", "end"]], label: "walks" });
+  const ways = plot(view.stage, { x: [0, T], y: [-4, 4], height: 230, ticks: [[0, "t = 1000", "start"], [500, "500"], [T, "0", "end"]], label: "walks" });
   const paths = ddpm.range(DRAWN, () => ways.line("thin data")), marked = ways.line("noise"), back = ways.line("model dashed"), start = ways.dot("noise");
+  for (const y of [-1, 1]) {
+    ways.rule("muted")({ y });
+    ways.text("muted", 8, y + 0.12, String(y).replace("-", "−"));
+  }
+  ways.text("data", 8, 3.45, `${DRAWN} of ${N} walks`);
+  ways.text("noise", 0.5 * T, 3.45, "marked: drag it", "middle");
+  ways.text("model", T - 8, 3.45, "dashed: back up", "end");
   ways.drag((x, y) => view.set({ start: Math.round(20 * y) / 20 }));
   const ends = plot(view.stage, { x: [-2.5, 2.5], y: [0, 3.8], height: 120, ticks: [-2, -1, 0, 1, 2], xlabel: "x_0", label: "where 400 walks end, and the data's density" });
   const histogram = ends.area("data");

@@ -9,8 +9,8 @@ ddpm.figures.posterior = place => {
 
   const view = panel(place, {
     x_t: slider("x_t, where the walk is now", -2, 2, 0.02, 0.1, v => v.toFixed(2)),
-    beta: slider("β, how large the step was", -2.5, -0.02, 0.01, -0.05, v => (10 ** v).toPrecision(3)),
-    data: choice("data before the step", { 100: "two bumps, noised up to t = 100", 0: "two bumps, as sharp as they are" }, "100"),
+    beta: slider("β, how large the step was", -4, -0.02, 0.01, -0.05, v => (10 ** v).toPrecision(3)),
+    data: choice("data before the step", [["100", "two bumps, noised up to t = 100"], ["0", "two bumps, as sharp as they are"]], "100"),
   }, ({ x_t, beta: power, data }) => {
     const beta = 10 ** power, mixture = before[data], found = stepBack(mixture, x_t, beta, grid);
     const from = grid.map(x => Math.exp(gaussianLogProb(x_t, Math.sqrt(1 - beta) * x, beta)));

@@ -20,20 +20,20 @@ ddpm.figures.ring = async place => {
   };
 
   const view = panel(place, {
-    place: slider("step of the walk", 0, 1, 0.01, 0.9, () => records.length ? `t = ${timeNow()}` : "…"),
+    place: slider("step of the walk", 0, 1, 0.01, 1, () => records.length ? `t = ${timeNow()}` : "…"),
     play: action("Play", () => {
       stop?.();
       stop = ddpm.play(4, share => view.set({ place: Math.round(100 * share) / 100 }));
     }),
     steps: slider("network evaluations", 0, 6, 1, 4, v => String(COUNTS[v])),
     z: check("fresh noise z", true),
-    variance: choice("variance σ²", { large: "β (large)", small: "β̃ (small)", best: "σ*² (best)" }, "large"),
-    model: choice("noise from", { exact: "the perfect network ε*", learned: "a network that was trained" }, "exact"),
-    mistake: choice("mistake", {
-      "": "none", "root forgotten": "root of σ² forgotten", "t off by one": "network asked about t − 1",
-      "noise at the last step": "noise at the last step",
-    }, ""),
-    arrows: check("arrows against ε̂", false),
+    variance: choice("variance σ²", [["large", "β (large)"], ["small", "β̃ (small)"], ["best", "σ*² (best)"]], "large"),
+    model: choice("noise from", [["exact", "the perfect network ε*"], ["learned", "a network that was trained"]], "exact"),
+    mistake: choice("mistake", [
+      ["", "none"], ["root forgotten", "root of σ² forgotten"], ["t off by one", "network asked about t − 1"],
+      ["noise at the last step", "noise at the last step"],
+    ], ""),
+    arrows: check("arrows: the way against ε̂", false),
     x: slider("marked start, across", -3, 3, 0.05, 1.2, v => v.toFixed(2)),
     y: slider("marked start, up", -3, 3, 0.05, 0.6, v => v.toFixed(2)),
     seed: seed(),
@@ -77,6 +77,11 @@ ddpm.figures.ring = async place => {
   function paint() {
     if (!records.length) return;
     const i = index(), { t, x } = records[i];
+    const bumps = ring.weights.map(() => 0);
+    for (let n = 0; n < N; n++) {
+      const far = ring.means.map(([a, b]) => Math.hypot(x[2 * n] - a, x[2 * n + 1] - b));
+      bumps[far.indexOf(Math.min(...far))] += 100 / N;
+    }
     scene.paint((context, colour) => {
       context.lineWidth = 1;
       context.strokeStyle = colour("muted");
@@ -85,7 +90,7 @@ ddpm.figures.ring = async place => {
         context.arc(toX(a), toY(b), SIZE / (2 * HALF) * 0.75, 0, 7);
         context.stroke();
       });
-      if (view.state.arrows && t > 0) arrows(context, colour("noise"), t);
+      if (view.state.arrows && t > 0) arrows(context, colour("muted"), t);
       context.fillStyle = colour(view.state.model === "learned" ? "model" : "data");
       for (let p = 2; p < x.length; p += 2) context.fillRect(toX(x[p]) - 1.5, toY(x[p + 1]) - 1.5, 3, 3);
       context.strokeStyle = context.fillStyle = colour("noise");
@@ -93,24 +98,35 @@ ddpm.figures.ring = async place => {
       context.beginPath();
       records.slice(0, i + 1).forEach(({ x }, n) => context[n ? "lineTo" : "moveTo"](toX(x[0]), toY(x[1])));
       context.stroke();
-      for (const [record, radius] of [[records[0], 4], [records[i], 6]]) {
-        context.beginPath();
-        context.arc(toX(record.x[0]), toY(record.x[1]), radius, 0, 7);
-        context.fill();
-      }
+      const [a, b] = records[0].x;
+      context.beginPath();
+      context.arc(toX(a), toY(b), 4, 0, 7);
+      context.fill();
+      context.lineWidth = 2.5;
+      context.beginPath();
+      context.arc(toX(x[0]), toY(x[1]), 6, 0, 7);
+      context.stroke();
+      context.font = "13.5px sans-serif";
+      context.strokeStyle = colour("pst-color-background");
+      context.lineWidth = 4;
+      const write = (words, x, y) => { context.strokeText(words, x, y); context.fillText(words, x, y); };
+      write("start: pull it", toX(a) + 8, toY(b) + 4);
+      context.textAlign = "center";
+      context.fillStyle = colour("muted");
+      ring.means.forEach(([a, b], k) => {
+        const x = toX(a), y = b > 0 ? toY(b + 0.75) - 20 : toY(b - 0.75) + 15;
+        write(`${bumps[k].toFixed(0)} %`, x, y);
+        write(`data ${100 * ring.weights[k]} %`, x, y + 15);
+      });
+      context.textAlign = "start";
     });
     const stray = ddpm.range(N, n => Math.min(...ring.means.map(([a, b]) => Math.hypot(x[2 * n] - a, x[2 * n + 1] - b))));
-    const bumps = ring.weights.map(() => 0);
-    for (let n = 0; n < N; n++) {
-      const far = ring.means.map(([a, b]) => Math.hypot(x[2 * n] - a, x[2 * n + 1] - b));
-      bumps[far.indexOf(Math.min(...far))] += 100 / N;
-    }
     scene.describe(`${N} points at t = ${t}. The marked one is at ${x[0].toFixed(2)}, ${x[1].toFixed(2)}.`);
     view.numbers([
       ["t", String(t)], ["network evaluations", String(records.length - 1)],
       ["marked point", `(${digits(x[0])}, ${digits(x[1])})`],
       ["outside the circles (data: 1 %)", `${(100 * stray.filter(far => far > 0.75).length / N).toFixed(0)} %`],
-      ["nearest each bump (data: 10, 15, 20, 25, 30 %)", `${bumps.map(share => share.toFixed(0)).join(", ")} %`],
+      ["nearest each bump, from the top clockwise", `${bumps.map(share => share.toFixed(0)).join(", ")} %`],
     ]);
   }
 

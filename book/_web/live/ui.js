@@ -48,10 +48,11 @@ Object.assign(ddpm, (() => {
   // ---- Controls, described by records: {kind, label, …}. Their values are the panel's state. ----
 
   const slider = (label, min, max, step, value, show = String) => ({ kind: "range", label, min, max, step, value, show });
-  const choice = (label, options, value) => ({ kind: "choice", label, options, value });
+  // Options are [[value, text], …]: an object would put numbers first.
+  const choice = (label, options, value) => ({ kind: "choice", label, options: new Map(options), value });
   const check = (label, value) => ({ kind: "check", label, value });
   const action = (label, run) => ({ kind: "action", label, run });
-  const seed = () => ({ kind: "seed", label: "seed", value: 0 });
+  const seed = (value = 0) => ({ kind: "seed", label: "seed", value });
 
   // A figure's controls and numbers, below an empty stage. `render(state, changed)` is called when a value has changed,
   // once a frame.
@@ -96,7 +97,7 @@ Object.assign(ddpm, (() => {
           inputs[key].value = value;  // the browser keeps it on the scale
           state[key] = Number(inputs[key].value);
         }
-        else if (kind === "choice") state[key] = value in options ? value : controls[key].value;
+        else if (kind === "choice") state[key] = options.has(String(value)) ? value : controls[key].value;
         else if (kind === "seed") state[key] = Math.min(Math.max(Math.floor(Number(value)) || 0, 0), 2 ** 32 - 1);
         else state[key] = value === true || value === "true";
         show(key);
@@ -113,7 +114,7 @@ Object.assign(ddpm, (() => {
         continue;
       }
       const input = inputs[key] = kind === "choice"
-        ? make("select", { id }, ...Object.entries(options).map(([value, text]) => make("option", { value }, text)))
+        ? make("select", { id }, ...[...options].map(([value, text]) => make("option", { value }, text)))
         : make("input", { id, type: { range: "range", check: "checkbox", seed: "number" }[kind] });
       if (kind === "range") Object.assign(input, { min: control.min, max: control.max, step: control.step });
       if (kind === "seed") Object.assign(input, { min: 0, max: 2 ** 32 - 1 });
@@ -126,7 +127,7 @@ Object.assign(ddpm, (() => {
     }
     box.append(make("button", {
       type: "button", textContent: "Reset",
-      onclick: () => set(Object.fromEntries(valued.filter(([, { kind }]) => kind !== "seed").map(([key, { value }]) => [key, value]))),
+      onclick: () => set(Object.fromEntries(valued.map(([key, { value }]) => [key, value]))),
     }));
     const body = place.querySelector(".live-body");
     body.setAttribute("role", "group");
@@ -285,17 +286,22 @@ Object.assign(ddpm, (() => {
   const SLICE = 12;  // milliseconds: so short that a drag stays smooth
 
   // Returns a function that drives a generator to its end, in slices, and only while its place can be seen. A new call
-  // stops the one before. `each` gets every record that the generator yields.
-  function driver(place) {
+  // stops the one before. `each` gets every record that the generator yields. Meanwhile the numbers of the figure are not
+  // those of its controls: `busy` says so.
+  function driver(place, busy = true) {
     let current, seen = true, wake = () => {};
-    new IntersectionObserver(([entry]) => { seen = entry.isIntersecting; if (seen) wake(); }).observe(place);
+    new IntersectionObserver(entries => { seen = entries.at(-1).isIntersecting; if (seen) wake(); }).observe(place);
     return async (steps, each = () => {}) => {
-      const mine = current = {};
+      const mine = current = {}, body = place.querySelector(".live-body");
+      if (busy) body.setAttribute("aria-busy", true);
       for (;;) {
         const until = performance.now() + SLICE;
         do {
           const { done, value } = steps.next();
-          if (done) return true;
+          if (done) {
+            if (busy) body.removeAttribute("aria-busy");
+            return true;
+          }
           if (value) each(value);
         } while (performance.now() < until);
         await later();
