@@ -6,7 +6,7 @@
   // How high each figure is where it has two columns, and where it has one: room is kept, so that nothing jumps.
   const ROOM = {
     likelihood: [350, 492], forward: [655, 924], posterior: [430, 596], ring: [585, 1068], paths: [498, 700],
-    digits: [635, 1052],
+    digits: [570, 1012],
   };
   const scripts = {};
 
